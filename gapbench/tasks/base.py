@@ -1,0 +1,40 @@
+"""What a benchmark is: what is asked, how a response is judged, what is averaged over what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from gapbench.records import Estimate, Item, Judgement, Picture, Record
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Side = Literal["understanding", "generation", "both"]
+Response = "str | Image.Image"
+
+# The drawing of an item and seed of this task that an earlier part made, or None where the model failed to draw it.
+Drawings = Callable[[str, int], Picture | None]
+
+
+class Task(Protocol):
+    """One benchmark. It knows records, judges and metrics; never models or runs.
+
+    `parts` are asked in order. Most tasks have one, named ""; a part may ask about the drawings of an earlier one.
+    `judge` takes items and responses in step, as many as the caller likes, so that heavy judges can batch.
+    `metrics` takes all records of the task, in the order of the items, and gives each metric's name and estimate;
+    the first is the headline. `protocol` names everything that can change a number: data, prompt, judge, scoring.
+    """
+
+    name: str
+    version: str
+    side: Side
+    parts: tuple[str, ...]
+
+    def items(self, part: str, drawings: Drawings) -> Sequence[Item]: ...
+
+    def judge(self, items: Sequence[Item], responses: Sequence[Response]) -> list[Judgement]: ...
+
+    def metrics(self, records: Sequence[Record]) -> dict[str, Estimate]: ...
+
+    def protocol(self) -> Mapping[str, Any]: ...
