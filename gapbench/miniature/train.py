@@ -1,0 +1,342 @@
+"""The recipe of `show-o-mini`: the same Show-o code at 2.9 million parameters, trained on the world's training split.
+
+    python -m gapbench.miniature.train --out weights/show-o-mini            # about 90 minutes on two cores
+    python -m gapbench.miniature.train --out weights/show-o-mini --device cuda
+
+Two stages. The image tokenizer (MAGVIT-v2 at 0.66 million parameters) learns the code book of `tiles.py`: its encoder
+the bits of every code, its decoder the pixels, on scenes and on incoherent grids alike. The transformer learns both
+directions at once, as Show-o does: to draw, the masked codes of a picture under its caption (masked token prediction
+with a cosine mask rate); to answer, the text after a question, several questions about a picture sharing one row.
+Everything is drawn from the seed; only scenes of the training split are shown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from gapbench.miniature import tiles, tokenizer
+from gapbench.miniature.language import Query, dense_caption, describe, photo_caption, random_query
+from gapbench.miniature.world import Scene, random_scene, scenes, split_of
+from gapbench.models.show_o.layout import Layout, question_text, visible_drawing, visible_packed
+from gapbench.models.show_o.magvit import Magvit, MagvitConfig
+
+MAX_TEXT = 48
+PHI = {
+    "vocab_size": 0,  # filled in from the layout
+    "hidden_size": 192,
+    "intermediate_size": 768,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "hidden_act": "gelu_new",
+    "partial_rotary_factor": 0.5,
+    "max_position_embeddings": 2048,
+    "qk_layernorm": True,
+    "tie_word_embeddings": False,
+}
+MAGVIT = MagvitConfig(
+    channels=16,
+    encoder_mult=(1, 1, 2, 2, 4),
+    decoder_mult=(1, 1, 2, 2, 4),
+    encoder_blocks=(1, 1, 1, 1, 1),
+    decoder_blocks=(1, 1, 1, 1, 1),
+    bits=tiles.BITS,
+    groups=8,
+)
+SUFFIXES = ("", "\nAnswer the question using a single word or phrase.")
+YES_NO = " Please answer yes or no."
+LETTER = "\n\nAnswer with the option's letter from the given choices directly."
+CAPTION_QUESTIONS = ("Give a caption for this image.", "Provide a one-sentence caption for the provided image.")
+
+
+def training_scene(rng: random.Random) -> Scene:
+    while True:
+        scene = random_scene(rng)
+        if split_of(scene) == "train":
+            return scene
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stage 1: the image tokenizer
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def code_grids(rng: random.Random, count: int) -> np.ndarray:
+    """(count, 36) codes: half of them scenes, half scenes with codes swapped for others, as a bad drawing has them."""
+    grids = np.stack([tiles.codes_of(training_scene(rng)) for _ in range(count)])
+    noise = np.random.default_rng(rng.getrandbits(63))
+    rate = noise.uniform(0, 1, (count, 1)) * (np.arange(count) % 2)[:, None]
+    swap = noise.uniform(size=grids.shape) < rate
+    grids[swap] = noise.integers(0, 2**tiles.BITS, swap.sum())
+    return grids
+
+
+def train_magvit(steps: int, batch: int, seed: int, device: torch.device, log) -> Magvit:
+    torch.manual_seed(seed)
+    model = Magvit(MAGVIT).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps, pct_start=0.05)
+    rng = random.Random(seed)
+    started = time.time()
+    for step in range(1, steps + 1):
+        grids = code_grids(rng, batch)
+        bytes_ = torch.from_numpy(tiles.picture_of(grids)).to(device)
+        pixels = bytes_.permute(0, 3, 1, 2).float().div(127.5).sub(1)
+        codes = torch.from_numpy(grids).to(device)
+        # Codes that mean bare ground all look alike, so only one of them can be asked of the encoder.
+        bare = torch.from_numpy(grids & 7 >= 6).to(device)
+        vectors = model.code_vectors(torch.where(bare, tiles.BARE, codes).unflatten(1, (tiles.SIDE, tiles.SIDE)))
+        with torch.autocast(device.type, torch.bfloat16):
+            hidden = model.hidden(pixels)
+            decoded = model.decoder(model.code_vectors(codes.unflatten(1, (tiles.SIDE, tiles.SIDE))))
+        bits = F.binary_cross_entropy_with_logits(hidden.float(), (vectors + 1) / 2)
+        reconstruction = F.l1_loss(decoded.float(), pixels)
+        optimizer.zero_grad()
+        (bits + reconstruction).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 50 == 0 or step == steps:
+            wrong = ((hidden > 0) != (vectors > 0)).float().mean().item()
+            rate = step / (time.time() - started)
+            log(f"magvit {step}/{steps} bits {bits:.5f} wrong {wrong:.6f} l1 {reconstruction:.4f} {rate:.2f} steps/s")
+    return model.eval()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stage 2: the transformer
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    """A batch ready for the body: ids, positions and masks, and where the loss is taken."""
+
+    ids: Tensor  # (B, L)
+    positions: Tensor  # (B, L)
+    visible: Tensor  # (B, 1, L, L) bool
+    at: Tensor  # (n,) flat index of the positions that predict
+    target: Tensor  # (n,) token ids
+
+
+class Writer:
+    """Turns scenes into rows."""
+
+    def __init__(self, text_tokenizer, layout: Layout) -> None:
+        self.tokenizer, self.layout = text_tokenizer, layout
+
+    def tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text).input_ids
+
+    def drawing(self, rng: random.Random, count: int, dense: bool, text_length: int) -> Rows:
+        """`count` drawing rows, text left-padded to `text_length`; one row in ten has the empty prompt."""
+        layout, side = self.layout, self.layout.image_tokens
+        rows, pads, at, target = [], [], [], []
+        length = text_length + side + 2
+        for row in range(count):
+            scene = training_scene(rng)
+            caption = dense_caption(scene, rng) if dense else None
+            if caption is None and rng.random() < 0.5:
+                caption = photo_caption(scene, rng)
+            caption = caption or describe(scene, rng).text
+            block = layout.prompt_block([] if rng.random() < 0.1 else self.tokens(caption))
+            codes = tiles.codes_of(scene) + layout.image_offset
+            masked = rng.sample(range(side), max(1, round(side * math.cos(math.pi / 2 * rng.random()))))
+            image = codes.copy()
+            image[masked] = layout.mask
+            pads.append(text_length - len(block))
+            rows.append([layout.pad] * pads[-1] + block + [layout.soi, *image.tolist(), layout.eoi])
+            at += [row * length + text_length + 1 + position for position in masked]
+            target += codes[masked].tolist()
+        visible = visible_drawing(torch.tensor(pads), text_length, length)[:, None]
+        positions = torch.arange(length).expand(count, -1)
+        return Rows(torch.tensor(rows), positions, visible, torch.tensor(at), torch.tensor(target))
+
+    def exchange(self, scene: Scene, rng: random.Random) -> tuple[str, str]:
+        """A question about a scene in one of the benchmarks' forms, and its answer."""
+        kind = rng.random()
+        if kind < 0.05:
+            return rng.choice(CAPTION_QUESTIONS), describe(scene, rng).text
+        query = random_query(scene, rng)
+        answer = query.answer(scene.things)
+        if kind < 0.12 and len(query.choices) > 2:
+            return self.multiple_choice(query, answer, rng)
+        if query.choices == ("yes", "no") and kind < 0.3:
+            return query.text + YES_NO, answer
+        return query.text + rng.choice(SUFFIXES), answer
+
+    def multiple_choice(self, query: Query, answer: str, rng: random.Random) -> tuple[str, str]:
+        options = [answer, *rng.sample([c for c in query.choices if c != answer], 3 if len(query.choices) > 3 else 2)]
+        rng.shuffle(options)
+        lines = [f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=False)]
+        return "\n".join([query.text, *lines]) + LETTER, "ABCD"[options.index(answer)]
+
+    def answering(self, rng: random.Random, count: int, length: int) -> Rows:
+        """`count` rows, each one picture followed by as many questions and answers as fit."""
+        layout = self.layout
+        prefix = layout.image_tokens + 3
+        ids = torch.full((count, length), layout.pad)
+        positions = torch.zeros((count, length), dtype=torch.long)
+        segments = torch.full((count, length), -1)
+        at, target = [], []
+        for row in range(count):
+            scene = training_scene(rng)
+            codes = torch.from_numpy(tiles.codes_of(scene))
+            ids[row, :prefix] = layout.picture_prefix(codes[None])[0]
+            positions[row, :prefix] = torch.arange(prefix)
+            segments[row, :prefix] = 0
+            start, segment = prefix, 1
+            while True:
+                question, answer = self.exchange(scene, rng)
+                asked = [layout.eot, *self.tokens(question_text(question))]
+                said = [*self.tokens(f" {answer}"), layout.eot]
+                end = start + len(asked) + len(said)
+                if end > length:
+                    break
+                ids[row, start:end] = torch.tensor(asked + said)
+                positions[row, start:end] = torch.arange(prefix, prefix + end - start)
+                segments[row, start:end] = segment
+                first = row * length + end - len(said)
+                at += range(first - 1, first - 1 + len(said))
+                target += said
+                start, segment = end, segment + 1
+        visible = visible_packed(segments)
+        visible |= torch.eye(length, dtype=torch.bool)  # padding sees itself, so that no softmax is empty
+        return Rows(ids, positions, visible[:, None], torch.tensor(at), torch.tensor(target))
+
+
+def train_transformer(
+    text_tokenizer, steps: int, seed: int, device: torch.device, log, save
+) -> tuple[torch.nn.Module, Layout]:
+    from transformers import PhiConfig, PhiForCausalLM
+
+    torch.manual_seed(seed)
+    layout = Layout(len(text_tokenizer), 2**tiles.BITS, tiles.SIDE**2, text_tokenizer.eos_token_id, MAX_TEXT)
+    # On a CPU, compiled eager attention takes half the time of the fused kernel at these sizes.
+    config = PhiConfig(**{**PHI, "vocab_size": layout.vocabulary}, attn_implementation="eager")
+    model = PhiForCausalLM(config).to(device)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=True)
+    warmup = 200
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warmup, 0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2),
+    )
+    body = torch.compile(model.model, dynamic=False)
+    writer, rng = Writer(text_tokenizer, layout), random.Random(seed)
+    log(f"transformer: {sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {layout.vocabulary}")
+
+    def loss_of(rows: Rows) -> Tensor:
+        ids, positions, visible, at, target = (x.to(device) for x in rows)
+        bias = torch.zeros(visible.shape, dtype=torch.bfloat16, device=device).masked_fill(~visible, -1e4)
+        with torch.autocast(device.type, torch.bfloat16):
+            hidden = body(input_ids=ids, attention_mask=bias, position_ids=positions, use_cache=False).last_hidden_state
+            logits = model.lm_head(hidden.flatten(0, 1)[at])
+        return F.cross_entropy(logits.float(), target)
+
+    started, seen, means = time.time(), 0, {"draw": 0.0, "answer": 0.0}
+    for step in range(1, steps + 1):
+        dense = step % 4 == 0
+        draw = writer.drawing(rng, 32, dense, text_length=38 if dense else 22)
+        answer = writer.answering(rng, 20, length=160)
+        losses = {"draw": loss_of(draw), "answer": loss_of(answer)}
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        seen += draw.ids.numel() + answer.ids.numel()
+        for name, loss in losses.items():
+            means[name] += (loss.item() - means[name]) * min(1.0, 1 / min(step, 100))
+        if step % 100 == 0 or step == steps:
+            rate = seen / (time.time() - started)
+            log(f"transformer {step}/{steps} draw {means['draw']:.4f} answer {means['answer']:.4f} {rate:.0f} tokens/s")
+        if step % 1000 == 0:
+            save(model, layout)
+    return model.eval(), layout
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Writing the checkpoint, in the layout of the published ones
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def save_transformer(model: torch.nn.Module, layout: Layout, folder: Path) -> None:
+    """config.json and pytorch_model.safetensors with Show-o's keys, bfloat16."""
+    config = {
+        "_class_name": "Showo",
+        "codebook_size": layout.codebook_size,
+        "llm_model_path": "show-o-mini",
+        "llm_vocab_size": layout.text_vocabulary,
+        "mask_token_id": layout.mask,
+        "num_vq_tokens": layout.image_tokens,
+        "vocab_size": layout.vocabulary,
+        "w_clip_vit": False,
+        "max_seq_length": layout.max_text,
+        "phi_config": {**PHI, "vocab_size": layout.vocabulary},
+    }
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    save_file(
+        {f"showo.{key}": value.bfloat16().contiguous() for key, value in model.state_dict().items()},
+        folder / "pytorch_model.safetensors",
+    )
+
+
+def save_magvit(model: Magvit, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(MAGVIT.to_dict(), indent=1) + "\n")
+    state = {k: v if v.dtype == torch.int64 else v.bfloat16() for k, v in model.state_dict().items()}
+    save_file({k: v.contiguous() for k, v in state.items()}, folder / "pytorch_model.safetensors")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint into")
+    parser.add_argument("--stage", choices=("all", "magvit", "transformer"), default="all")
+    parser.add_argument("--steps", type=int, default=5500, help="of the transformer")
+    parser.add_argument("--magvit-steps", type=int, default=1200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    device = torch.device(args.device)
+
+    from transformers import AutoTokenizer
+
+    def log(line: str) -> None:
+        print(line, flush=True)
+
+    log(f"show-o-mini: seed {args.seed}, torch {torch.__version__}, {device}, {torch.get_num_threads()} threads")
+    tokenizer.build(args.out)
+    if args.stage in ("all", "magvit"):
+        magvit = train_magvit(args.magvit_steps, 32, args.seed, device, log)
+        save_magvit(magvit, args.out / "magvitv2")
+        held_out = scenes("test", 500)
+        wrong = 0
+        for start in range(0, 500, 100):
+            right = np.stack([tiles.codes_of(scene) for scene in held_out[start : start + 100]])
+            pixels = torch.from_numpy(tiles.picture_of(right)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+            wrong += (magvit.encode(pixels.to(device)).cpu().numpy() != right).any(axis=1).sum()
+        log(f"magvit: {wrong} of 500 held-out pictures have a wrong code")
+    if args.stage in ("all", "transformer"):
+        text_tokenizer = AutoTokenizer.from_pretrained(args.out)
+        model, layout = train_transformer(
+            text_tokenizer, args.steps, args.seed, device, log, lambda m, lay: save_transformer(m, lay, args.out)
+        )
+        save_transformer(model, layout, args.out)
+
+
+if __name__ == "__main__":
+    main()

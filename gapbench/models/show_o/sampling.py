@@ -1,0 +1,137 @@
+"""MaskGIT sampling of image codes as Show-o does it, with the noise brought from outside.
+
+Source: MaskGIT (arXiv 2202.04200) and `t2i_generate` of showlab/Show-o. Two habits of the reference are kept because
+published pictures were drawn with them: the temperature of the re-masking noise decays cumulatively over the steps, and
+the number of re-masked positions is floored in float32.
+
+Shape suffixes: B images, N codes of an image, C code book, M masked positions of the whole batch in raster order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+MASKED = -1
+
+
+@dataclass(frozen=True, slots=True)
+class MaskGit:
+    """steps T; guidance g (0 is none; logits are (1+g) cond - g uncond); temperature of the re-masking noise."""
+
+    steps: int
+    guidance: float
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.guidance < 0 or self.temperature < 0:
+            raise ValueError(f"steps must be at least 1, guidance and temperature at least 0: {self}")
+
+
+class Noise(Protocol):
+    """All randomness of a drawing. Every step asks for codes first, then for uniforms."""
+
+    def codes(self, step: int, probs_MC: Tensor, masked_BN: Tensor) -> Tensor:
+        """One code per masked position: (M,) int64."""
+        ...
+
+    def uniforms(self, step: int, masked_BN: Tensor) -> Tensor:
+        """(B,N) float32 in [0, 1)."""
+        ...
+
+
+class ItemNoise:
+    """A generator per item, so that an item's drawing does not depend on what is drawn beside it.
+
+    Codes are picked by inverting the cumulative distribution, which takes one uniform per position instead of one per
+    position and code; all uniforms of an item are drawn on the CPU, so devices see the same noise.
+    """
+
+    def __init__(self, seeds: Sequence[int], steps: int, image_tokens: int, device: torch.device) -> None:
+        draws = [torch.rand((steps, 2, image_tokens), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        self._uniform_TB2N = torch.stack(draws, dim=1).to(device)
+
+    def codes(self, step: int, probs_MC: Tensor, masked_BN: Tensor) -> Tensor:
+        uniform_M = self._uniform_TB2N[step, :, 0][masked_BN]
+        cumulative_MC = probs_MC.cumsum(dim=-1)
+        target_M1 = uniform_M[:, None] * cumulative_MC[:, -1:]
+        codes_M = torch.searchsorted(cumulative_MC, target_M1, right=True).squeeze(-1)
+        return codes_M.clamp(max=probs_MC.shape[-1] - 1)
+
+    def uniforms(self, step: int, masked_BN: Tensor) -> Tensor:
+        return self._uniform_TB2N[step, :, 1]
+
+
+class SharedNoise:
+    """One generator for the whole batch, drawing in the reference's order: known positions draw too."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self._generator = generator
+
+    def codes(self, step: int, probs_MC: Tensor, masked_BN: Tensor) -> Tensor:
+        everywhere = probs_MC.new_ones((masked_BN.numel(), probs_MC.shape[-1]))
+        everywhere[masked_BN.flatten()] = probs_MC
+        return torch.multinomial(everywhere, 1, generator=self._generator).squeeze(-1)[masked_BN.flatten()]
+
+    def uniforms(self, step: int, masked_BN: Tensor) -> Tensor:
+        return torch.zeros(masked_BN.shape, device=masked_BN.device).uniform_(0, 1, generator=self._generator)
+
+
+class GivenNoise:
+    """Recorded noise: exponentials (T,B*N,C), with code = argmax of probs / exponential, and uniforms (T,B,N)."""
+
+    def __init__(self, exponentials: Tensor, uniforms: Tensor) -> None:
+        self._exponentials, self._uniforms = exponentials, uniforms
+
+    def codes(self, step: int, probs_MC: Tensor, masked_BN: Tensor) -> Tensor:
+        return (probs_MC / self._exponentials[step][masked_BN.flatten()]).argmax(dim=-1)
+
+    def uniforms(self, step: int, masked_BN: Tensor) -> Tensor:
+        return self._uniforms[step]
+
+
+def seed_of(text: str, seed: int) -> int:
+    """The generator seed of an item. Mixing the text in keeps different prompts of one seed independent."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\n{text}".encode()).digest()[:8]) >> 1
+
+
+def remask_count(step: int, steps: int, image_tokens: int) -> int:
+    """floor(N cos(r pi / 2)) after step `step` of `steps`, r = (step + 1) / T; every operation in float32."""
+    r = torch.tensor((step + 1) / steps, dtype=torch.float32)
+    return int((image_tokens * torch.cos(r * math.pi * 0.5)).floor())
+
+
+def sample_codes(
+    logits: Callable[[Tensor, Tensor], Tensor], codes_BN: Tensor, settings: MaskGit, noise: Noise
+) -> Tensor:
+    """Fill the masked codes (-1) of `codes_BN` in `settings.steps` parallel steps; known codes stay.
+
+    logits: (codes (B,N), masked (B,N) bool) -> guided float32 logits (M,C) at the masked positions.
+    Returns (B,N) int64: the full sample of the last step.
+    """
+    known = torch.finfo(torch.float32).max
+    tau = settings.temperature
+    image_tokens = codes_BN.shape[1]
+    for step in range(settings.steps):
+        masked_BN = codes_BN == MASKED
+        probs_MC = logits(codes_BN, masked_BN).softmax(dim=-1)
+        codes_M = noise.codes(step, probs_MC, masked_BN)
+        uniform_BN = noise.uniforms(step, masked_BN)
+        codes_BN = codes_BN.masked_scatter(masked_BN, codes_M)
+
+        tau *= 1 - (step + 1) / settings.steps
+        gumbel_BN = -torch.log((-torch.log(uniform_BN.clamp(min=1e-20))).clamp(min=1e-20))
+        confidence_BN = torch.full(masked_BN.shape, known, device=codes_BN.device)
+        confidence_BN = confidence_BN.masked_scatter(masked_BN, probs_MC.gather(1, codes_M[:, None]).squeeze(1))
+        score_BN = torch.log(confidence_BN.clamp(min=1e-20)) + tau * gumbel_BN
+        count_B1 = (masked_BN.sum(dim=1, keepdim=True) - 1).clamp(max=remask_count(step, settings.steps, image_tokens))
+        threshold_B1 = score_BN.sort(dim=1).values.gather(1, count_B1.clamp(min=1))
+        if step < settings.steps - 1:
+            codes_BN = codes_BN.masked_fill(score_BN < threshold_B1, MASKED)
+    return codes_BN

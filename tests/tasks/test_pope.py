@@ -1,0 +1,232 @@
+"""POPE against its official script, lmms-eval and VLMEvalKit: every golden answer, every golden number."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gapbench.records import InputError, Record
+from gapbench.tasks import pope
+
+
+def record(number: int, label: str, said: str | None, split: str = "random") -> Record:
+    details = {"label": label, "split": split} | ({} if said is None else {"said": said})
+    image = f"image {number // 6}"
+    return Record("pope", f"{split}/{number}", image, ("object",), 0, str(said), float(said == label), details)
+
+
+def annotation_lines(rows: int = pope.ROWS) -> list[str]:
+    return [
+        json.dumps(
+            {"question_id": n, "image": f"{n // 6}.jpg", "text": f"Is there a {n}?", "label": ["yes", "no"][n % 2]}
+        )
+        for n in range(1, rows + 1)
+    ]
+
+
+def folder_with(tmp_path: Path, lines: list[str], split: str = "random", end: str = "\n") -> Path:
+    (tmp_path / f"coco_pope_{split}.json").write_bytes(end.join([*lines, ""]).encode())
+    return tmp_path
+
+
+# --- Golden -----------------------------------------------------------------------------------------------------------
+
+
+def test_every_golden_answer_is_read_as_by_each_toolkit(shared) -> None:
+    rows = [json.loads(line) for line in (shared / "golden/understanding/yesno_parse.jsonl").read_text().splitlines()]
+    assert len(rows) == 40
+    for row in rows:
+        exact = row["pope_lmms_eval_pred"]
+        expected = {
+            "official": row["pope_official"],
+            "lmms-eval": exact if exact in ("yes", "no") else "other",
+            "vlmevalkit": {"Yes": "yes", "No": "no", "Unknown": "other"}[row["vlmevalkit_yorn"]],
+        }
+        assert {variant: pope.parse(row["response"], variant) for variant in pope.VARIANTS} == expected, row
+
+
+@pytest.fixture(scope="module")
+def golden(shared) -> dict:
+    return json.loads((shared / "golden/understanding/pope_expected.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def values(shared) -> dict[str, dict[str, float]]:
+    """Metric values by variant of the golden answers to the real questions."""
+    items = pope.read_annotations(shared / "data/understanding/pope").items
+    answers = [
+        answer
+        for split in pope.SPLITS
+        for answer in json.loads((shared / f"golden/understanding/pope_predictions_{split}.json").read_text())
+    ]
+    result = {}
+    for variant in pope.VARIANTS:
+        records = []
+        for item, answer in zip(items, answers, strict=True):
+            judgement = pope.judge_answer(item.truth["label"], answer, variant)
+            details = {**judgement.details, "split": item.truth["split"]}
+            records.append(Record("pope", item.id, item.cluster, item.skills, 0, answer, judgement.score, details))
+        estimates = pope.metrics(records, variant)
+        assert all(e.low <= e.value <= e.high and e.clusters == 500 for e in estimates.values())
+        assert {name: e.n for name, e in estimates.items() if name.endswith("/f1")} == {
+            "pooled/f1": 9000,
+            "random/f1": 3000,
+            "popular/f1": 3000,
+            "adversarial/f1": 3000,
+            "mean_of_three/f1": 9000,
+        }
+        result[variant] = {name: e.value for name, e in estimates.items()}
+    return result
+
+
+OFFICIAL_NAMES = dict(
+    zip(pope.MEASURES, ("Accuracy", "Precision", "Recall", "F1 score", "Yes ratio"), strict=True),
+)
+LMMS_NAMES = dict(zip(pope.MEASURES, ("accuracy", "precision", "recall", "f1_score", "yes_ratio"), strict=True))
+
+
+@pytest.mark.parametrize("group", ["random", "popular", "adversarial", "pooled"])
+@pytest.mark.parametrize("measure", pope.MEASURES)
+def test_golden_numbers_per_split_and_pooled(golden, values, group, measure) -> None:
+    expected = golden["pooled_9000" if group == "pooled" else group]
+    assert values["official"][f"{group}/{measure}"] == expected["official"][OFFICIAL_NAMES[measure]]
+    assert values["lmms-eval"][f"{group}/{measure}"] == expected["lmms_eval"][LMMS_NAMES[measure]]
+
+
+@pytest.mark.parametrize("measure", pope.MEASURES)
+def test_golden_mean_of_three(golden, values, measure) -> None:
+    expected = golden["mean_of_three"][OFFICIAL_NAMES[measure]]
+    assert values["official"][f"mean_of_three/{measure}"] == pytest.approx(expected, abs=1e-15)
+
+
+def test_golden_vlmevalkit_exact_matching(golden, values) -> None:
+    expected = golden["pooled_9000"]["vlmevalkit_exact_matching"]
+    names = {"f1": "Overall", "accuracy": "acc", "precision": "precision", "recall": "recall"}
+    for ours, theirs in names.items():
+        assert 100 * values["vlmevalkit"][f"pooled/{ours}"] == expected[theirs]
+
+
+def test_headline_is_pooled_accuracy(values) -> None:
+    assert next(iter(values["official"])) == "pooled/accuracy"
+
+
+# --- Metrics ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_subset_of_the_splits_has_no_mean_of_three() -> None:
+    estimates = pope.metrics([record(1, "yes", "yes", "popular"), record(2, "no", "yes", "popular")])
+    assert {name.partition("/")[0] for name in estimates} == {"pooled", "popular"}
+
+
+def test_f1_without_a_true_positive_is_zero() -> None:
+    estimates = pope.metrics([record(1, "yes", "no"), record(2, "no", "no")])
+    assert estimates["pooled/f1"].value == 0.0
+    assert estimates["pooled/accuracy"].value == 0.5
+
+
+def test_an_answer_that_the_model_failed_to_give_is_wrong_and_no_yes() -> None:
+    right = [record(1, "yes", "yes"), record(2, "no", "no")]
+    failed = replace(record(3, "yes", None), error="out of memory")
+    lost = replace(failed, details={})
+    values = {name: e.value for name, e in pope.metrics([*right, failed]).items()}
+    assert (values["pooled/accuracy"], values["pooled/recall"], values["pooled/yes_ratio"]) == (2 / 3, 1 / 2, 1 / 3)
+    assert pope.metrics([*right, lost])["random/accuracy"].value == 2 / 3
+
+
+def test_an_unjudged_answer_counts_on_no_side() -> None:
+    records = [record(1, "yes", "yes"), replace(record(2, "no", "yes"), score=None)]
+    assert pope.metrics(records)["pooled/accuracy"].value == 1.0
+    with pytest.raises(ValueError, match="no POPE records"):
+        pope.metrics(records[1:])
+
+
+@given(st.data())
+def test_order_of_records_does_not_matter(data) -> None:
+    answer = st.tuples(st.sampled_from(["yes", "no"]), st.sampled_from(["yes", "no", "other"]))
+    answers = data.draw(st.lists(st.tuples(st.sampled_from(pope.SPLITS), answer), min_size=1, max_size=20))
+    records = [record(n, label, said, split) for n, (split, (label, said)) in enumerate(answers)]
+    shuffled = data.draw(st.permutations(records))
+    for variant in pope.VARIANTS:
+        assert pope.metrics(records, variant) == pope.metrics(shuffled, variant)
+
+
+@given(st.text())
+def test_any_text_is_read(text) -> None:
+    assert pope.parse(text, "official") in ("yes", "no")
+    assert {pope.parse(text, variant) for variant in pope.VARIANTS} <= {"yes", "no", "other"}
+
+
+# --- Data -------------------------------------------------------------------------------------------------------------
+
+
+def test_prompt() -> None:
+    assert pope.prompt("Is there a dog in the image?") == (
+        "Is there a dog in the image?\nAnswer the question using a single word or phrase."
+    )
+
+
+def test_official_files(shared) -> None:
+    annotations = pope.read_annotations(shared / "data/understanding/pope")
+    assert annotations.data == "random 3000, popular 3000, adversarial 3000"
+    assert len({item.id for item in annotations.items}) == 9000
+    assert len({item.cluster for item in annotations.items}) == 500
+    first = annotations.items[0]
+    assert (first.id, first.cluster, first.skills) == ("random/1", "COCO_val2014_000000310196.jpg", ("object",))
+    assert first.ask.text.startswith("Is there a snowboard in the image?\n")
+    assert first.ask.pictures[0].key == first.cluster
+    assert first.truth == {"label": "yes", "split": "random"}
+
+
+def test_the_old_random_file_is_named(shared, tmp_path) -> None:
+    old = shared / "data/understanding/pope/coco_pope_random_2910_e3e3926.json"
+    (tmp_path / "coco_pope_random.json").write_bytes(old.read_bytes())
+    annotations = pope.read_annotations(tmp_path)
+    assert annotations.data == "random 2910 (e3e3926)"
+    assert len(annotations.items) == 2910
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_line_ends_do_not_matter(tmp_path, end) -> None:
+    assert len(pope.read_annotations(folder_with(tmp_path, annotation_lines(), end=end)).items) == 3000
+
+
+def test_a_picture_that_is_not_there_is_an_os_error_when_opened(tmp_path) -> None:
+    item = pope.read_annotations(folder_with(tmp_path, annotation_lines())).items[0]
+    with pytest.raises(OSError, match=r"0\.jpg"):
+        item.ask.pictures[0].open()
+
+
+BROKEN = {
+    "truncated line": (lambda lines: [*lines[:-1], lines[-1][:20]], r"coco_pope_random\.json:3000: not JSON"),
+    "row missing inside": (lambda lines: lines[:9] + lines[10:], r"random\.json:10: question_id 11 where 10 is due"),
+    "rows missing at the end": (lambda lines: lines[:-7], r"2993 questions, the official file has 3000"),
+    "label": (
+        lambda lines: [lines[0].replace('"no"', '"maybe"'), *lines[1:]],
+        r":1: label 'maybe' is neither yes nor no",
+    ),
+    "not an object": (lambda lines: [lines[0], "7", *lines[2:]], r":2: not a POPE question"),
+    "no text": (lambda lines: [lines[0].replace('"text"', '"txt"'), *lines[1:]], r":1: not a POPE question"),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_wrong_file_is_named_with_its_line(tmp_path, fault) -> None:
+    damage, message = BROKEN[fault]
+    with pytest.raises(InputError, match=message) as caught:
+        pope.read_annotations(folder_with(tmp_path, damage(annotation_lines())))
+    assert "\n" not in str(caught.value)
+
+
+def test_only_the_random_split_may_be_old(tmp_path) -> None:
+    with pytest.raises(InputError, match="2910 questions"):
+        pope.read_annotations(folder_with(tmp_path, annotation_lines(2910), split="popular"))
+
+
+def test_an_empty_folder(tmp_path) -> None:
+    with pytest.raises(InputError, match="no coco_pope_"):
+        pope.read_annotations(tmp_path)
