@@ -14,6 +14,7 @@ from typing import Any
 
 from gapbench.records import InputError, Item
 from gapbench.tasks import mmmu, pope
+from gapbench.tasks.prompts import SHORT_ANSWER
 
 KINDS = ("missing", "extra", "duplicate", "unreadable")
 _NAMED = 3  # how many of a kind an error names
@@ -229,7 +230,7 @@ def _refuse_other_random_file(path: Path, answers: Answers, rows: int) -> None:
 
 
 def _refuse_misaligned(asked: Iterable[tuple[str, str, str]], items: Sequence[Item]) -> None:
-    questions = {item.id: item.ask.text.removesuffix(pope.SUFFIX) for item in items}
+    questions = {item.id: item.ask.text.removesuffix(SHORT_ANSWER) for item in items}
     for name, question, where in asked:
         if name in questions and questions[name] not in question:
             raise InputError(

@@ -10,7 +10,7 @@ function of such a sum, so metrics that are not means are resampled exactly as t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -69,16 +69,19 @@ def bootstrap(
     return np.concatenate(values)
 
 
-def estimate(
+def estimates(
     contributions: np.ndarray,
     clusters: Sequence[Hashable],
-    statistic: Statistic = ratio,
+    statistics: Statistic,
+    counted: Mapping[str, np.ndarray],
     strata: Sequence[Hashable] | None = None,
     seed: int = 0,
-) -> Estimate:
-    """The statistic of all items with its percentile interval from the cluster bootstrap.
+) -> dict[str, Estimate]:
+    """Several statistics of the same items at once, from one set of resamples.
 
     contributions: (n, k), one sufficient vector per item; clusters: n ids; strata: n ids, equal within a cluster.
+    statistics: sums (..., k) -> (..., m). counted: the names of the m statistics in order, each with a bool (n,) array
+    of the items that it averages. Intervals are percentiles of the cluster bootstrap.
     Raises ValueError on no items: a metric of nothing is not 0.
     """
     contributions = np.asarray(contributions, dtype=float)
@@ -89,9 +92,26 @@ def estimate(
     if strata is not None:
         by_cluster = dict(zip(clusters, strata, strict=True))
         stratum_of = [by_cluster[cluster] for cluster in ids]
-    value = statistic(sums.sum(axis=0, keepdims=True))[0]
-    low, high = np.quantile(bootstrap(sums, statistic, stratum_of, seed), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(value), float(low), float(high), len(contributions), len(ids))
+    values = statistics(sums.sum(axis=0, keepdims=True))[0]
+    tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
+    lows, highs = np.quantile(bootstrap(sums, statistics, stratum_of, seed), tails, axis=0)
+    result = {}
+    for (name, items), value, low, high in zip(counted.items(), values, lows, highs, strict=True):
+        members = {cluster for cluster, counts in zip(clusters, items, strict=True) if counts}
+        result[name] = Estimate(float(value), float(low), float(high), int(np.sum(items)), len(members))
+    return result
+
+
+def estimate(
+    contributions: np.ndarray,
+    clusters: Sequence[Hashable],
+    statistic: Statistic = ratio,
+    strata: Sequence[Hashable] | None = None,
+    seed: int = 0,
+) -> Estimate:
+    """One statistic, sums (..., k) -> (...), of all items, with its interval; arguments as for `estimates`."""
+    everything = {"": np.ones(len(contributions), dtype=bool)}
+    return estimates(contributions, clusters, lambda sums: statistic(sums)[..., None], everything, strata, seed)[""]
 
 
 def mean(scores: Sequence[float], clusters: Sequence[Hashable], seed: int = 0) -> Estimate:

@@ -225,7 +225,7 @@ def photo_caption(scene: Scene, rng: random.Random) -> str | None:
     shapes = {shape for _, shape in groups}
     if len(shapes) == 1:
         count = len(scene.things)
-        (name, *others) = groups
+        name = next(iter(groups))
         if count == 1:
             return f"a photo of {counted(1, rng.choice((name, (None, name[1]))))}"
         return f"a photo of {counted(count, (None, name[1]))}" if count <= 4 else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -54,7 +54,7 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     raise ValueError(f"no shape is called {shape!r}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def coverage(shape: str, radius: float, pixels: int = CELL_PIXELS) -> np.ndarray:
     """Share of each pixel of a (pixels, pixels) cell that a centred shape covers, float64."""
     steps = (np.arange(pixels * _OVERSAMPLING) + 0.5) / _OVERSAMPLING - pixels / 2
@@ -64,7 +64,7 @@ def coverage(shape: str, radius: float, pixels: int = CELL_PIXELS) -> np.ndarray
     return cells.mean(axis=(1, 3))
 
 
-@lru_cache(maxsize=None)
+@cache
 def tile(color: str, shape: str, size: str) -> np.ndarray:
     """One cell with its thing: (32, 32, 3) uint8."""
     alpha = coverage(shape, RADIUS[size])[..., None]

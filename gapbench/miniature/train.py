@@ -305,7 +305,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint into")
     parser.add_argument("--stage", choices=("all", "magvit", "transformer"), default="all")
-    parser.add_argument("--steps", type=int, default=5500, help="of the transformer")
+    parser.add_argument("--steps", type=int, default=4000, help="of the transformer")
     parser.add_argument("--magvit-steps", type=int, default=1200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")

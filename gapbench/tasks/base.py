@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Union
 
-from gapbench.records import Estimate, Item, Judgement, Picture, Record
+from gapbench.records import Estimate, Failure, Item, Judgement, Picture, Record
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Side = Literal["understanding", "generation", "both"]
-Response = "str | Image.Image"
+Response: TypeAlias = Union[str, "Image.Image", Failure]
 
 # The drawing of an item and seed of this task that an earlier part made, or None where the model failed to draw it.
 Drawings = Callable[[str, int], Picture | None]
@@ -21,7 +21,8 @@ class Task(Protocol):
     """One benchmark. It knows records, judges and metrics; never models or runs.
 
     `parts` are asked in order. Most tasks have one, named ""; a part may ask about the drawings of an earlier one.
-    `judge` takes items and responses in step, as many as the caller likes, so that heavy judges can batch.
+    `judge` takes items and responses in step, as many as the caller likes, so that heavy judges can batch. A response
+    that the model failed to give is judged too: it is wrong, and its details are as complete as any other's.
     `metrics` takes all records of the task, in the order of the items, and gives each metric's name and estimate;
     the first is the headline. `protocol` names everything that can change a number: data, prompt, judge, scoring.
     """

@@ -25,6 +25,8 @@ import numpy as np
 
 from gapbench import stats
 from gapbench.records import Estimate, InputError, Item, Judgement, Picture, Question, Record
+from gapbench.tasks.base import Drawings, Response
+from gapbench.tasks.prompts import SHORT_ANSWER
 
 SPLITS = ("random", "popular", "adversarial")
 VARIANTS = ("official", "lmms-eval", "vlmevalkit")
@@ -38,12 +40,10 @@ Said = Literal["yes", "no", "other"]
 
 # --- What is asked ----------------------------------------------------------------------------------------------------
 
-SUFFIX = "\nAnswer the question using a single word or phrase."
-
 
 def prompt(question: str) -> str:
     """The prompt of LLaVA and lmms-eval; the official one is the bare question."""
-    return question.strip() + SUFFIX
+    return question.strip() + SHORT_ANSWER
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +180,9 @@ _PARSERS: dict[str, Callable[[str], Said]] = {
 }
 
 
-def judge_answer(label: str, response: str, variant: str = "official") -> Judgement:
+def judge_answer(label: str, response: Response, variant: str = "official") -> Judgement:
     """Right where the answer says the label. The details hold all that `metrics` needs, but for the split."""
-    said = parse(response, variant)
+    said = parse(response, variant) if isinstance(response, str) else "other"
     return Judgement(float(said == label), {"said": said, "label": label})
 
 
@@ -233,23 +233,14 @@ def metrics(records: Sequence[Record], variant: str = "official") -> dict[str, E
         return np.concatenate(rows, axis=1).reshape(len(sums), -1)
 
     # One bootstrap for the whole table: a resample's images are drawn once and give all its numbers.
+    split_of = np.array(of_split)
+    counted = {
+        f"{group}/{measure}": (split_of == group) | (group in ("pooled", "mean_of_three"))
+        for group in groups
+        for measure in MEASURES
+    }
     clusters = [record.cluster for record in records]
-    sums, _ = stats.cluster_sums(contributions.reshape(len(records), -1), clusters)
-    values = table(sums.sum(axis=0, keepdims=True))[0]
-    tail = (1 - stats.LEVEL) / 2
-    lows, highs = np.quantile(stats.bootstrap(sums, table), [tail, 1 - tail], axis=0)
-
-    result = {}
-    for g, group in enumerate(groups):
-        members = [
-            c for c, split in zip(clusters, of_split, strict=True) if group in (split, "pooled", "mean_of_three")
-        ]
-        for m, measure in enumerate(MEASURES):
-            at = g * len(MEASURES) + m
-            result[f"{group}/{measure}"] = Estimate(
-                float(values[at]), float(lows[at]), float(highs[at]), len(members), len(set(members))
-            )
-    return result
+    return stats.estimates(contributions.reshape(len(records), -1), clusters, table, counted)
 
 
 def _measures(cells: np.ndarray, variant: str) -> np.ndarray:
@@ -273,3 +264,55 @@ def _measures(cells: np.ndarray, variant: str) -> np.ndarray:
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return stats.ratio(np.stack([part, whole], axis=-1))
+
+
+# --- The task ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pope:
+    """POPE over any annotations."""
+
+    name: str
+    annotations: Annotations
+    variant: str = "official"
+
+    version = "1"
+    side = "understanding"
+    parts = ("",)
+
+    def items(self, part: str, drawings: Drawings) -> Sequence[Item]:
+        # By picture, not by split: the three splits ask about the same pictures, and a model shares their prefix.
+        order = {cluster: i for i, cluster in enumerate(dict.fromkeys(item.cluster for item in self.annotations.items))}
+        return sorted(self.annotations.items, key=lambda item: order[item.cluster])
+
+    def judge(self, items: Sequence[Item], responses: Sequence[Response]) -> list[Judgement]:
+        judgements = []
+        for item, response in zip(items, responses, strict=True):
+            judged = judge_answer(item.truth["label"], response, self.variant)
+            judgements.append(Judgement(judged.score, {**judged.details, "split": item.truth["split"]}))
+        return judgements
+
+    def metrics(self, records: Sequence[Record]) -> dict[str, Estimate]:
+        return metrics(records, self.variant)
+
+    def protocol(self) -> dict[str, Any]:
+        return {"data": self.annotations.data, "prompt": prompt("{question}"), "scoring": self.variant}
+
+
+def mini() -> Pope:
+    """POPE of the miniature world: shapes for objects, and absent ones chosen in POPE's three ways."""
+    from gapbench.miniature import benchmarks
+
+    items = [
+        Item(
+            id=f"{split}/{row.question_id}",
+            cluster=row.picture.key,
+            skills=("object",),
+            ask=Question(f"{split}/{row.question_id}", prompt(row.text), (row.picture,)),
+            truth={"label": row.label, "split": split},
+        )
+        for split, rows in benchmarks.pope_rows().items()
+        for row in rows
+    ]
+    return Pope("pope-mini", Annotations(tuple(items), benchmarks.DATA))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from benchmarks import plain_show_o
 from safetensors.torch import load_file
 from transformers import PhiConfig, PhiForCausalLM
 
+from benchmarks import plain_show_o
 from gapbench.models.show_o.answering import decode, discrete_picture_cache, next_token_probs
 from gapbench.models.show_o.backbone import Backbone
 from gapbench.models.show_o.drawing import draw_codes

@@ -2,7 +2,7 @@
 
 Source: Show-o (arXiv 2408.12528), `prompting_utils` of showlab/Show-o, restated. Three kinds of rows:
 
-    drawing        [t2i] [sot] text [eot]  [soi] codes [eoi]            (the reference pads on the left to a fixed length)
+    drawing        [t2i] [sot] text [eot]  [soi] codes [eoi]            (the reference pads it on the left)
     answering      [mmu] [soi] codes [eoi]  [sot] text ...
     with CLIP-ViT  [mmu] system prompt [soi] features [eoi]  text ...
 

@@ -1,0 +1,339 @@
+"""The command line: the only file that parses arguments and prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from gapbench.records import Decoding, InputError, Sampling
+
+if TYPE_CHECKING:
+    from gapbench.report.tables import Table
+    from gapbench.run import Shard
+    from gapbench.score import Scored
+    from gapbench.store import RunFolder
+
+app = typer.Typer(
+    help="Measures what unified multimodal models understand, what they can draw, and the gap between the two.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+# A pipe or a file has no width; 80 columns would cut the tables there.
+out = Console(width=None if sys.stdout.isatty() else 110)
+err = Console(stderr=True)
+
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@app.command()
+def run(
+    model: Annotated[
+        str, typer.Option(help="A zoo name (`gapbench list models`) or a checkpoint folder.")
+    ] = "show-o-mini",
+    suite: Annotated[str, typer.Option(help="A named list of tasks (`gapbench list suites`).")] = "mini",
+    tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks, in place of the whole suite.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images or prompts of each task.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the first drawing of a prompt.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; by default the checkpoint's.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; by default the checkpoint's.")] = None,
+    to: Annotated[Path | None, typer.Option("--out", help="Run folder; by default runs/MODEL-SUITE-TIME.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; by default a GPU if there is one.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; bfloat16 on CUDA.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Measure a model. Without options: the embedded miniature model on the embedded miniature world.
+
+    A run that was interrupted goes on with the same command.
+    """
+    from gapbench import tasks as catalogue
+    from gapbench.manifest import finish, open_run, request_of
+    from gapbench.models import zoo
+    from gapbench.run import Runner, check_sides
+
+    chosen = [catalogue.load(name, seed) for name in catalogue.names(suite, tasks)]
+    shard, device = _shard(device, to)
+    loaded = zoo.load(model, device, dtype)
+    check_sides(loaded, chosen, model)
+    sampling = Sampling(steps=steps, guidance=guidance)
+    decoding = Decoding()
+    request = request_of(loaded, chosen, sampling, decoding, limit)
+    folder, manifest = open_run(to, f"{_slug(model)}-{suite}", request, shard)
+    if shard.leads:
+        err.print(f"run folder: {folder.path}", highlight=False)
+
+    started = time.time()
+    progress = _Progress() if shard.leads else None
+    found = Runner(loaded, chosen, folder, sampling, decoding, limit, shard, progress).run()
+    if shard.leads:
+        manifest["seconds"] = round(manifest["seconds"] + time.time() - started, 1)
+        finish(folder, manifest, found, chosen)
+        _show_run(folder, found)
+
+
+@app.command()
+def score(
+    task: Annotated[str, typer.Argument(help="pope or mmmu")],
+    responses: Annotated[Path, typer.Option(help="JSON lines with id and response, or the benchmark's own format.")],
+    data: Annotated[Path | None, typer.Option(help="Folder with the benchmark's annotation files.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Whose scoring rules; by default the official ones.")] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Score what is there, marked partial.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Score answers that any system gave, by the official rules."""
+    from gapbench import score as scoring
+
+    scored = scoring.score(task, responses, data, variant, allow_partial)
+    if as_json:
+        print(json.dumps(_scored_json(scored), indent=1))
+        return
+    _show_scored(scored)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    form: Annotated[str, typer.Option("--format", help="md or json")] = "md",
+    to: Annotated[Path | None, typer.Option("--out", help="File to write; by default standard output.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Leaderboard of one or more runs, per task and per skill."""
+    from gapbench.report import tables
+
+    if form not in ("md", "json"):
+        raise InputError(f"--format {form}: choose md or json")
+    results = [_results(path) for path in runs]
+    text = tables.markdown(tables.leaderboard(results)) if form == "md" else json.dumps(results, indent=1) + "\n"
+    if to is None:
+        sys.stdout.write(text)
+    else:
+        to.write_text(text, encoding="utf-8")
+        err.print(f"wrote {to}", highlight=False)
+
+
+@app.command()
+def gap(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the diagnostics to standard output.")] = False,
+    debug: Debug = False,
+) -> None:
+    """The gap of a run, skill by skill."""
+    from gapbench.diagnostics import diagnostics
+    from gapbench.report import tables
+
+    found = _results(folder)
+    told = diagnostics(found, folder.resolve().name)
+    if as_json:
+        print(json.dumps(told, indent=1))
+        return
+    for name, task in found["tasks"].items():
+        if task["side"] == "both":
+            title, lines = tables.headlines(name)
+            _show([tables.metric_table(title, task["metrics"], lines, tables.notes(name, task))])
+            _show([tables.skill_table(task["metrics"])])
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="models, tasks or suites")],
+    debug: Debug = False,
+) -> None:
+    """What there is."""
+    from gapbench import score as scoring
+    from gapbench import tasks as catalogue
+    from gapbench.models import zoo
+
+    if what == "models":
+        for entry in zoo.entries().values():
+            out.print(
+                f"{entry.name:22} {entry.repo or 'in this package':36} {entry.note}", highlight=False, soft_wrap=True
+            )
+    elif what == "tasks":
+        for name in catalogue.TASKS:
+            out.print(f"{name:22} run", highlight=False)
+        for name, variants in scoring.VARIANTS.items():
+            out.print(f"{name:22} score (variants: {', '.join(variants)})", highlight=False)
+    elif what == "suites":
+        for name, members in catalogue.SUITES.items():
+            out.print(f"{name:22} {', '.join(members)}", highlight=False)
+    else:
+        raise InputError(f"gapbench list {what}: choose models, tasks or suites")
+
+
+# --- what the commands share ------------------------------------------------------------------------------------------
+
+
+def _results(path: Path) -> dict[str, Any]:
+    from gapbench.store import RunFolder
+
+    try:
+        return json.loads((path / "results.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        status = RunFolder(path).manifest().get("status")
+        raise InputError(f"{path}: this run has no results yet (status: {status}); continue it first") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path / 'results.json'}: cannot be read ({error})") from error
+
+
+def _slug(model: str) -> str:
+    return "".join(c if c.isalnum() or c in "-._" else "-" for c in Path(model).name) or "model"
+
+
+def _shard(device: str | None, to: Path | None) -> tuple[Shard, str | None]:
+    """This process's share under torchrun, and the device that it should take."""
+    from gapbench.run import Shard
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Shard(), device
+    if to is None:
+        raise InputError("--out: give the run folder when several processes share a run")
+    from datetime import timedelta
+
+    import torch
+    from accelerate import PartialState
+
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    # Ranks wait for the slowest at the end of a task, which may take hours; the default time limit is minutes.
+    state = PartialState(cpu=on_cpu, timeout=timedelta(days=7))
+    shard = Shard(state.process_index, state.num_processes, state.wait_for_everyone)
+    return shard, device or str(state.device)
+
+
+# --- printing ---------------------------------------------------------------------------------------------------------
+
+
+class _Progress:
+    """A bar with rate and time left; without a terminal, a line now and then."""
+
+    INTERVAL = 15.0
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def start(self, title: str, total: int, done: int) -> None:
+        self._title, self._total, self._done, self._said = title, total, done, time.time()
+        self._first, self._started = done, time.time()
+        if err.is_terminal:
+            from rich import progress
+
+            self._bar = progress.Progress(
+                progress.TextColumn("{task.description:18}"),
+                progress.BarColumn(),
+                progress.MofNCompleteColumn(),
+                progress.TextColumn("{task.fields[rate]}"),
+                progress.TimeRemainingColumn(),
+                console=err,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(title, total=total, completed=done, rate="")
+
+    def advance(self, count: int) -> None:
+        self._done += count
+        rate = (self._done - self._first) / max(1e-9, time.time() - self._started)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=self._done, rate=f"{rate:.1f}/s")
+        elif time.time() - self._said > self.INTERVAL:
+            left = (self._total - self._done) / max(1e-9, rate)
+            err.print(f"{self._title}: {self._done}/{self._total}, {rate:.1f}/s, {left:.0f} s left", highlight=False)
+            self._said = time.time()
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        else:
+            seconds = time.time() - self._started
+            err.print(f"{self._title}: {self._done}/{self._total} in {seconds:.0f} s", highlight=False)
+
+
+def _show(tables: Sequence[Table]) -> None:
+    from rich import box
+    from rich.table import Table as RichTable
+
+    for table in tables:
+        shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+        shown.add_column(table.columns[0], no_wrap=True)
+        for column in table.columns[1:]:
+            shown.add_column(column, justify="right", no_wrap=True)
+        for row in table.rows:
+            shown.add_row(*row)
+        out.print(shown)
+        for note in table.notes:
+            out.print(f"  {note}", highlight=False, markup=False)
+
+
+def _show_run(folder: RunFolder, found: dict[str, Any]) -> None:
+    from gapbench.report.tables import summary
+
+    _show(summary(found))
+    out.print(f"model {found['model']}, run folder {folder.path}", highlight=False, soft_wrap=True)
+    out.print("  results.json  diagnostics.json  records/  images/  drawings.png", highlight=False)
+
+
+def _show_scored(scored: Scored) -> None:
+    from dataclasses import asdict
+
+    from gapbench.report import tables
+
+    title, lines = tables.headlines(scored.task)
+    metrics = {name: asdict(estimate) for name, estimate in scored.metrics.items()}
+    rest = {name: name for name in metrics if name not in lines}
+    _show([tables.metric_table(f"{title}, {scored.variant}", metrics, {**lines, **rest}, scored.notes, digits=4)])
+    right, n = sum(record.score or 0.0 for record in scored.records), len(scored.records)
+    out.print(f"  {right:g} of {n} right ({right / n:.4f})", highlight=False)
+    counts = ", ".join(f"{count} {name}" for name, count in scored.counts.items() if count or name == "expected")
+    out.print(f"  {counts}", highlight=False)
+
+
+def _scored_json(scored: Scored) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "task": scored.task,
+        "variant": scored.variant,
+        "partial": scored.partial,
+        "counts": dict(scored.counts),
+        "notes": list(scored.notes),
+        "metrics": {name: asdict(estimate) for name, estimate in scored.metrics.items()},
+    }
+
+
+def guarded(command: Callable[[], Any]) -> None:
+    """Run a command line; wrong input is one line on standard error and exit status 2."""
+    debug = "--debug" in sys.argv
+    try:
+        command()
+    except InputError as error:
+        if debug:
+            raise
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from here", 130)
+    except Exception as error:
+        if debug:
+            raise
+        _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+
+
+def _fail(message: str, status: int) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    raise SystemExit(status)
+
+
+def main() -> None:
+    guarded(app)
+
+
+if __name__ == "__main__":
+    main()

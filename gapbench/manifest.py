@@ -1,0 +1,105 @@
+"""A run's manifest, run.json: what was asked, by what and when, and how an interrupted run is found again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from gapbench.diagnostics import diagnostics
+from gapbench.records import Decoding, InputError, Sampling
+from gapbench.report.gallery import contact_sheet
+from gapbench.run import Shard, fingerprint
+from gapbench.store import SCHEMA, RunFolder, write_json
+from gapbench.tasks.base import Task
+
+
+def request_of(
+    model: Any, tasks: Sequence[Task], sampling: Sampling, decoding: Decoding, limit: int | None
+) -> dict[str, Any]:
+    """All that decides the numbers of a run: two runs of one request are one run."""
+    return {
+        "model": model.describe(),
+        "tasks": {t.name: {"version": t.version, "fingerprint": fingerprint(t.protocol())} for t in tasks},
+        "limit": limit,
+        "sampling": asdict(model.settings(sampling)) if hasattr(model, "settings") else asdict(sampling),
+        "decoding": asdict(decoding),
+    }
+
+
+def open_run(to: Path | None, stem: str, request: dict[str, Any], shard: Shard) -> tuple[RunFolder, dict[str, Any]]:
+    """The folder to write into: the given one, an interrupted run of the same request, or a new one."""
+    rank = shard.rank if shard.world > 1 else None
+    request = json.loads(json.dumps(request))  # as it will be read back
+    candidates = [to] if to is not None else sorted(Path("runs").glob(f"{stem}-*"), reverse=True)
+    for path in candidates:
+        folder = RunFolder(path, rank)
+        if not folder.manifest_path.exists():
+            if to is not None and path.exists() and any(p.name != ".lock" for p in path.iterdir()):
+                raise InputError(f"--out {path}: holds files but no run; give an empty or a new folder")
+            continue
+        manifest = folder.manifest()
+        same = manifest.get("request") == request
+        if to is not None and not same:
+            raise InputError(f"--out {path}: {_difference(manifest.get('request', {}), request)}; give another folder")
+        if same and (to is not None or manifest.get("status") != "complete"):
+            if not shard.leads or folder.lock():
+                return folder, manifest
+            if to is not None:
+                raise InputError(f"--out {path}: another process is writing this run")
+    path = to or Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    folder = RunFolder(path, rank)
+    manifest = _new_manifest(request)
+    if shard.leads:
+        if not folder.lock():
+            raise InputError(f"{path}: another process is writing this run")
+        folder.write_manifest(manifest)
+    shard.wait()
+    return folder, manifest
+
+
+def _difference(before: Any, now: Any, name: str = "") -> str:
+    """The first setting in which two requests differ, as `it holds a run with seed 0, not 1`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys((*before, *now)):
+            if before.get(key) != now.get(key):
+                return _difference(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
+    return f"it holds a run with {name} {before}, not {now}"
+
+
+def _new_manifest(request: dict[str, Any]) -> dict[str, Any]:
+    here = Path(__file__).parent
+    git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    packages = ("gapbench", "torch", "transformers", "numpy", "pillow", "scipy")
+    return {
+        "schema": SCHEMA,
+        "status": "running",
+        "request": request,
+        "command": sys.argv,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "seconds": 0.0,
+        "packages": {name: version(name) for name in packages},
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "git": git.stdout.strip() or None,
+    }
+
+
+def finish(folder: RunFolder, manifest: dict[str, Any], found: dict[str, Any], tasks: Sequence[Task]) -> None:
+    """What a finished run leaves beside its results: diagnostics, a contact sheet, and a manifest that says so."""
+    if any(told["side"] == "both" and told["metrics"] for told in found["tasks"].values()):
+        write_json(folder.path / "diagnostics.json", diagnostics(found, folder.path.resolve().name))
+    drawn = [(r, r.details["prompt"]) for t in tasks for r in folder.records(t.name) if "prompt" in r.details]
+    if drawn:
+        contact_sheet(drawn[:: max(1, len(drawn) // 24)][:24], folder.path).save(folder.path / "drawings.png")
+    manifest["counts"] = {n: {k: t[k] for k in ("expected", "asked", "done")} for n, t in found["tasks"].items()}
+    manifest["status"] = "complete"
+    folder.write_manifest(manifest)

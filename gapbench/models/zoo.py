@@ -1,0 +1,120 @@
+"""Models by name: the zoo's own (zoo.toml), or a local checkpoint folder. Importing this imports nothing heavy."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gapbench.models.show_o import files
+from gapbench.records import InputError, Sampling
+
+if TYPE_CHECKING:
+    import torch
+
+    from gapbench.models.show_o.model import ShowO
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One model. Either `repo`, on the hub, or `folder`: in this package for the zoo's, anywhere for a user's."""
+
+    name: str
+    family: str
+    guidance: float
+    steps: int
+    licence: str
+    note: str
+    repo: str | None = None
+    revision: str = "main"
+    folder: Path | None = None
+
+
+def entries() -> dict[str, Entry]:
+    package = Path(str(resources.files("gapbench")))
+    tables = tomllib.loads((package / "models" / "zoo.toml").read_text(encoding="utf-8"))
+    for table in tables.values():
+        if "folder" in table:
+            table["folder"] = package / table["folder"]
+    return {name: Entry(name=name, **table) for name, table in tables.items()}
+
+
+def resolve(name: str) -> Entry:
+    """The model meant by `name`: the zoo's if it knows it, else the checkpoint in the folder `name`."""
+    known = entries()
+    if name in known:
+        return known[name]
+    folder = Path(name)
+    if folder.is_dir():
+        return _local(name, folder)
+    near = difflib.get_close_matches(name.lower(), known, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    accepted = f"Known names: {', '.join(known)}. A folder with a Show-o checkpoint is accepted too."
+    raise InputError(f"--model {name}: no such model or folder.{hint} {accepted}")
+
+
+def _local(name: str, folder: Path) -> Entry:
+    config = files.find_config(folder)
+    made_by = files.read_json(config).get("_class_name") if config else None
+    if made_by != "Showo":
+        found = f"{config} is of class {made_by or 'unknown'}" if config else f"it has no {files.CONFIG}"
+        wanted = 'a Show-o checkpoint has a config.json with "_class_name": "Showo"'
+        raise InputError(f"--model {name}: the folder cannot be read as a model, {found}; {wanted}")
+    # As the published checkpoints of that many image tokens are used.
+    large = files.read_json(config).get("num_vq_tokens") == 1024
+    guidance, steps = (5.0, 50) if large else (1.75, 16)
+    return Entry(name, "show_o", guidance, steps, licence="not stated", note="local checkpoint", folder=folder)
+
+
+def load(name: str, device: str | None = None, dtype: str | None = None) -> ShowO:
+    """The model, ready. Device: a GPU if there is one. Dtype: bfloat16 on a GPU, else float32."""
+    entry = resolve(name)
+    place = _device(device)
+    kind = _dtype(dtype, place)
+
+    from gapbench.models.show_o import checkpoint
+    from gapbench.models.show_o.model import ShowO
+
+    if entry.folder is not None:
+        found = files.local_files(entry.folder)
+    else:
+        try:
+            found = files.hub_files(entry.repo, entry.revision)
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
+    parts = checkpoint.load(found, place, kind, name)
+    return ShowO(parts, name=name, sampling=Sampling(steps=entry.steps, guidance=entry.guidance, temperature=1.0))
+
+
+def _device(name: str | None) -> torch.device:
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name}: no such device; cpu, cuda and cuda:N are known") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        why = "CUDA is not available here" if not torch.cuda.is_available() else "there is no such GPU"
+        raise InputError(f"--device {name}: {why}; leave --device out to take what there is")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError(f"--device {name}: MPS is not available here; leave --device out to take what there is")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise InputError(f"--device {name}: no such device; cpu, cuda and cuda:N are known")
+    return device
+
+
+def _dtype(name: str | None, device: torch.device) -> torch.dtype:
+    import torch
+
+    if name is None:
+        name = "bfloat16" if device.type == "cuda" else "float32"
+    if name not in DTYPES:
+        raise InputError(f"--dtype {name}: choose one of {', '.join(DTYPES)}")
+    return getattr(torch, name)

@@ -1,0 +1,214 @@
+"""The loop: items -> responses -> records -> results, in chunks, over any number of processes, and again after a kill.
+
+A chunk is a fixed stretch of a task's items, the same in every run and on every machine. It is the unit that a process
+takes, that a model is handed and that is written down; a chunk that a kill left half done is answered again as a whole
+and only what is missing is kept. So a batch never depends on what ran before, and neither does a number.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from gapbench.records import Decoding, Failure, InputError, Item, Picture, Prompt, Record, RecordKey, Sampling
+from gapbench.store import SCHEMA, RunFolder, write_json
+from gapbench.tasks.base import Response, Task
+
+QUESTIONS_PER_CHUNK = 256
+PROMPTS_PER_CHUNK = 64
+
+
+class Progress(Protocol):
+    def start(self, title: str, total: int, done: int) -> None: ...
+    def advance(self, count: int) -> None: ...
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """This process among those that share the run."""
+
+    rank: int = 0
+    world: int = 1
+    wait: Callable[[], None] = lambda: None  # until all processes are here
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+
+def chunks(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Items in stretches of whole clusters (as they stand in order), the last one as short as it is."""
+    size = PROMPTS_PER_CHUNK if items and isinstance(items[0].ask, Prompt) else QUESTIONS_PER_CHUNK
+    chunk: list[Item] = []
+    for item in items:
+        if len(chunk) >= size and item.cluster != chunk[-1].cluster:
+            yield chunk
+            chunk = []
+        chunk.append(item)
+    if chunk:
+        yield chunk
+
+
+def limited(items: Sequence[Item], limit: int | None) -> list[Item]:
+    """The items of the first `limit` clusters."""
+    if limit is None:
+        return list(items)
+    kept = set(list(dict.fromkeys(item.cluster for item in items))[:limit])
+    return [item for item in items if item.cluster in kept]
+
+
+class Runner:
+    """One model on some tasks, into one folder."""
+
+    def __init__(
+        self,
+        model: Any,
+        tasks: Sequence[Task],
+        folder: RunFolder,
+        sampling: Sampling,
+        decoding: Decoding,
+        limit: int | None = None,
+        shard: Shard | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.model, self.tasks, self.folder = model, tasks, folder
+        self.sampling, self.decoding, self.limit = sampling, decoding, limit
+        self.shard = shard or Shard()
+        self.progress = progress
+
+    def run(self) -> dict[str, Any]:
+        """Ask all that is not recorded yet; write and return results.json (its content, on every process)."""
+        for task in self.tasks:
+            for part in task.parts:
+                self._run_part(task, part)
+                self.shard.wait()  # a later part looks at what all processes drew
+        if self.shard.leads:
+            for task in self.tasks:
+                self.folder.merge(task.name, self.folder.records(task.name))
+            write_json(self.folder.path / "results.json", results(self.model, self.tasks, self.folder, self.limit))
+        self.shard.wait()
+        return json.loads((self.folder.path / "results.json").read_text())
+
+    def _run_part(self, task: Task, part: str) -> None:
+        done = {record.key: record for record in self.folder.records(task.name)}
+        items = limited(task.items(part, drawings_of(task, self.folder, done)), self.limit)
+        mine = [chunk for i, chunk in enumerate(chunks(items)) if i % self.shard.world == self.shard.rank]
+        todo = [chunk for chunk in mine if any(key_of(item) not in done for item in chunk)]
+        if not todo:
+            return
+        if self.progress:
+            missing = sum(len(chunk) for chunk in todo)
+            total = sum(len(chunk) for chunk in mine)
+            self.progress.start(f"{task.name} {part}".strip(), total, total - missing)
+        for chunk in todo:
+            responses = []
+            for response in self._ask(chunk):
+                responses.append(response)
+                if self.progress:
+                    self.progress.advance(1)
+            records = self._judged(task, chunk, responses)
+            self.folder.append(task.name, [record for record in records if record.key not in done])
+        if self.progress:
+            self.progress.stop()
+
+    def _ask(self, chunk: Sequence[Item]) -> Iterator[Response]:
+        asks = [item.ask for item in chunk]
+        if isinstance(asks[0], Prompt):
+            return self.model.draw(asks, self.sampling)
+        return self.model.answer(asks, self.decoding)
+
+    def _judged(self, task: Task, items: Sequence[Item], responses: Sequence[Response]) -> list[Record]:
+        records = []
+        for item, response, judgement in zip(items, responses, task.judge(items, responses), strict=True):
+            failed = isinstance(response, Failure)
+            text = "" if failed else response
+            if not isinstance(text, str):
+                text = self.folder.save_image(task.name, item.id, item.seed, text)
+            records.append(
+                Record(
+                    task=task.name,
+                    item=item.id,
+                    cluster=item.cluster,
+                    skills=item.skills,
+                    seed=item.seed,
+                    response=text,
+                    score=judgement.score,
+                    details=dict(judgement.details),
+                    part=item.part,
+                    error=response.reason if failed else None,
+                )
+            )
+        return records
+
+
+def key_of(item: Item) -> RecordKey:
+    return RecordKey(item.part, item.id, item.seed)
+
+
+def drawings_of(
+    task: Task, folder: RunFolder, done: Mapping[RecordKey, Record]
+) -> Callable[[str, int], Picture | None]:
+    """Drawings that earlier parts of the task recorded, as pictures."""
+
+    def find(item: str, seed: int) -> Picture | None:
+        for part in task.parts:
+            record = done.get(RecordKey(part, item, seed))
+            if record is not None and record.error is None and record.response.startswith("images/"):
+                path = (folder.path / record.response).resolve()
+                return Picture(str(path), partial(_open, path))
+        return None
+
+    return find
+
+
+def _open(path: Path) -> Any:
+    from PIL import Image
+
+    return Image.open(path)
+
+
+def results(model: Any, tasks: Sequence[Task], folder: RunFolder, limit: int | None) -> dict[str, Any]:
+    """Every metric as an estimate. Nothing in it depends on when, where or in how many pieces the run was made."""
+    described = model.describe()
+    told = {"schema": SCHEMA, "model": described["name"], "weights": described.get("weights"), "tasks": {}}
+    for task in tasks:
+        recorded = {record.key: record for record in folder.records(task.name)}
+        done, expected, asked = [], 0, 0
+        for part in task.parts:
+            items = task.items(part, drawings_of(task, folder, recorded))
+            expected += len(items)
+            due = [key_of(item) for item in limited(items, limit)]
+            asked += len(due)
+            done += [recorded[key] for key in due if key in recorded]
+        protocol = {"task": task.name, "version": task.version, **task.protocol()}
+        told["tasks"][task.name] = {
+            "side": task.side,
+            "protocol": protocol,
+            "fingerprint": fingerprint(protocol),
+            "expected": expected,
+            "asked": asked,
+            "done": len(done),
+            "failed": sum(record.error is not None for record in done),
+            "unjudged": sum(record.score is None for record in done),
+            "metrics": {name: asdict(e) for name, e in task.metrics(done).items()} if done else {},
+        }
+    return told
+
+
+def fingerprint(protocol: Mapping[str, Any]) -> str:
+    """Short name of a protocol: two numbers compare only where it is equal."""
+    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check_sides(model: Any, tasks: Sequence[Task], name: str) -> None:
+    """Raises InputError where a task needs what the model cannot do."""
+    for task in tasks:
+        for side, method, does in (("understanding", "answer", "answers"), ("generation", "draw", "draws")):
+            if task.side in (side, "both") and not hasattr(model, method):
+                raise InputError(f"--model {name}: {task.name} needs a model that {does}")

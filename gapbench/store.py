@@ -1,0 +1,145 @@
+"""The run folder: everything about one model on some tasks, safe against being killed at any moment.
+
+    RUN/run.json               what was asked, by what, when, how far it got
+    RUN/records/TASK.jsonl     one record a line, appended; with several processes TASK.RANK.jsonl each
+    RUN/images/TASK/ITEM/SEED.png
+    RUN/results.json           metrics; equal bytes for equal records
+    RUN/diagnostics.json       the gap per skill
+
+Whole files are written aside and renamed; records are appended, and a last line torn by a kill is dropped on reading.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from gapbench.records import InputError, Record
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+SCHEMA = 1
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically; dictionaries keep the order in which they were built."""
+    write_bytes(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_bytes(content)
+    aside.replace(path)
+
+
+class RunFolder:
+    """One run on disk. Several processes may append to one folder, each under its own rank."""
+
+    def __init__(self, path: Path, rank: int | None = None) -> None:
+        self.path, self.rank = Path(path), rank
+        self._lock: Any = None
+
+    # --- the manifest ------------------------------------------------------------------------------------------------
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "run.json"
+
+    def manifest(self) -> dict[str, Any]:
+        """Raises InputError where the folder holds no readable run."""
+        try:
+            return json.loads(self.manifest_path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"{self.path}: not a run folder, it has no run.json") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"{self.manifest_path}: cannot be read ({error})") from error
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        write_json(self.manifest_path, manifest)
+
+    def lock(self) -> bool:
+        """Whether this process now holds the folder; the kernel lets go when the process ends, however it ends."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            return False
+        return True
+
+    # --- records -----------------------------------------------------------------------------------------------------
+
+    def _record_paths(self, task: str) -> list[Path]:
+        folder = self.path / "records"
+        ranked = [p for p in folder.glob(f"{task}.*.jsonl") if p.name.removeprefix(f"{task}.").split(".")[0].isdigit()]
+        return [path for path in [folder / f"{task}.jsonl", *sorted(ranked)] if path.exists()]
+
+    def records(self, task: str) -> list[Record]:
+        """What is there, each key once (the first counts).
+
+        Raises InputError naming file and line for a line that is no record, unless it is the last and torn.
+        """
+        found: dict[Any, Record] = {}
+        for path in self._record_paths(task):
+            lines = path.read_bytes().split(b"\n")
+            for number, line in enumerate(lines, start=1):
+                if not line or number == len(lines):
+                    continue  # behind the last line end stands nothing, or what a kill tore
+                try:
+                    fields = json.loads(line)
+                    record = Record(**{**fields, "skills": tuple(fields["skills"])})
+                except (ValueError, TypeError, KeyError) as error:
+                    raise InputError(f"{path}:{number}: not a record ({error})") from error
+                found.setdefault(record.key, record)
+        return list(found.values())
+
+    def append(self, task: str, records: Iterable[Record]) -> None:
+        """Append and flush; a torn line that an earlier process left is cut off first."""
+        name = f"{task}.jsonl" if self.rank is None else f"{task}.{self.rank}.jsonl"
+        path = self.path / "records" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = "".join(json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in records)
+        with path.open("ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end:
+                file.seek(max(0, end - 1))
+                if file.read(1) != b"\n":
+                    file.truncate(path.read_bytes().rfind(b"\n") + 1)
+                    file.seek(0, os.SEEK_END)
+            file.write(lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def merge(self, task: str, records: Iterable[Record]) -> None:
+        """One file for the task in place of one per process."""
+        ranked = [path for path in self._record_paths(task) if path.name != f"{task}.jsonl"]
+        if not ranked:
+            return
+        lines = "".join(json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in records)
+        write_bytes(self.path / "records" / f"{task}.jsonl", lines.encode())
+        for path in ranked:
+            path.unlink()
+
+    # --- drawings ----------------------------------------------------------------------------------------------------
+
+    def image_path(self, task: str, item: str, seed: int) -> Path:
+        """Where a drawing lies. Item ids may hold any character; the folder's name has the awkward ones quoted."""
+        return self.path / "images" / task / quote(item, safe="") / f"{seed}.png"
+
+    def save_image(self, task: str, item: str, seed: int, image: Image.Image) -> str:
+        """Write the drawing; its path relative to the run folder."""
+        path = self.image_path(task, item, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(f".{path.name}.{os.getpid()}")
+        image.save(aside, format="PNG")
+        aside.replace(path)
+        return path.relative_to(self.path).as_posix()
