@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoints import CLIP, as_bin, change, configure, fails, load_folder, same
+from checkpoints import CLIP, MAGVIT, as_bin, change, configure, fails, load_folder, same
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
