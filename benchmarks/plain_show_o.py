@@ -59,8 +59,9 @@ def answer(
     text: Sequence[int],
     max_new_tokens: int,
     choose: Choice = greedy,
+    stop: bool = True,
 ) -> list[int]:
-    """Tokens generated after one picture and one text, up to and including the end of text."""
+    """Tokens generated after one picture and one text, up to and including the end of text if that is to `stop` it."""
     prefix = layout.picture_prefix(codes_N[None].to(backbone.device))
     row = torch.cat([prefix, torch.tensor([list(text)], device=backbone.device)], dim=1)
     answered: list[int] = []
@@ -71,7 +72,7 @@ def answer(
         last = backbone.logits(backbone.hidden(row, visible, positions))[:, -1]
         token = choose(step, last, torch.zeros(1, dtype=torch.long, device=backbone.device))
         answered.append(int(token))
-        if answered[-1] == layout.eot:
+        if stop and answered[-1] == layout.eot:
             break
         row = torch.cat([row, token[None]], dim=1)
     return answered

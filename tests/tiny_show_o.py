@@ -1,4 +1,4 @@
-"""A Show-o checkpoint with tiny random weights in the layout of the published ones, for tests of everything around it."""
+"""A Show-o checkpoint with tiny random weights in the published layout, for tests of everything around it."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ def write_checkpoint(folder: Path, seed: int = 0) -> Path:
     layout = Layout(len(text), 2 ** MAGVIT["bits"], SIDE**2, text.eos_token_id)
     torch.manual_seed(seed)
     phi = PhiForCausalLM(PhiConfig(**PHI, vocab_size=layout.vocabulary))
-    for parameter in phi.parameters():  # the default initialisation gives near-equal logits, and greedy ties
-        torch.nn.init.normal_(parameter, std=0.3)
+    for parameter in phi.parameters():
+        if parameter.ndim > 1:  # the default initialisation gives near-equal logits, and greedy ties
+            torch.nn.init.normal_(parameter, std=0.3)
     config = {
         "_class_name": "Showo",
         "codebook_size": layout.codebook_size,

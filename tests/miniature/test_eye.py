@@ -34,14 +34,17 @@ def exactly_read(change: Callable[[Image.Image], Image.Image], every: int = 1) -
 # --- What is rendered -------------------------------------------------------------------------------------------------
 
 
-def test_every_rendered_scene_is_read_back_with_its_boxes() -> None:
-    for scene in SCENES:
+def test_boxes_are_those_of_the_scene() -> None:
+    for scene in SCENES[::3]:
         seen = detect(render_array(scene))
         assert {(d.color, d.shape, d.size, d.box) for d in seen} == {
             (t.color, t.shape, t.size, t.box) for t in scene.things
         }
         assert len(seen) == len(scene.things)
-        assert read(render(scene)) == scene
+
+
+def test_every_rendered_scene_reads_back_exactly() -> None:
+    assert exactly_read(lambda picture: picture) == 1
 
 
 def test_every_thing_is_read_alone_and_scored_high() -> None:
@@ -66,15 +69,15 @@ def jpeg(picture: Image.Image) -> Image.Image:
 
 
 def test_noise_blur_and_jpeg_do_no_harm() -> None:
-    assert exactly_read(noisy) >= 0.99
-    assert exactly_read(lambda picture: picture.filter(ImageFilter.GaussianBlur(0.7))) >= 0.99
-    assert exactly_read(jpeg) >= 0.99
+    assert exactly_read(noisy, every=4) >= 0.99
+    assert exactly_read(lambda picture: picture.filter(ImageFilter.GaussianBlur(0.7)), every=4) >= 0.99
+    assert exactly_read(jpeg, every=4) >= 0.99
 
 
 @pytest.mark.parametrize("side", [256, 512])
 @pytest.mark.parametrize("how", ["NEAREST", "BILINEAR", "BICUBIC", "LANCZOS"])
 def test_enlarged_pictures_are_read(side: int, how: str) -> None:
-    assert exactly_read(lambda picture: picture.resize((side, side), Image.Resampling[how]), every=6) >= 0.99
+    assert exactly_read(lambda picture: picture.resize((side, side), Image.Resampling[how]), every=12) >= 0.99
 
 
 def test_too_blurred_counts_as_absent() -> None:
@@ -109,19 +112,13 @@ def test_things_need_no_cells() -> None:
 def test_of_two_things_in_one_cell_the_better_stays() -> None:
     canvas = np.empty((96, 96, 3), dtype=np.uint8)
     canvas[:] = GROUND
-    canvas[0:32, 7:39] = tile("blue", "circle", "small")
-    canvas[14:15, 20:30] = GROUND
-    canvas[22:54, 0:32] = GROUND
-    canvas[26:58, 32:64] = tile("red", "square", "small")
-    canvas[38:70, 40:72] = np.where(
-        tile("green", "circle", "small") == GROUND, canvas[38:70, 40:72], tile("green", "circle", "small")
-    )
-    seen = detect(canvas, threshold=0.5)
-    cells = [int(d.box.top + d.box.bottom) // 64 * 3 + int(d.box.left + d.box.right) // 64 for d in seen]
-    assert len(set(cells)) < len(cells)
-    for thing in read(canvas, threshold=0.5).things:
-        best = next(d for d, cell in zip(seen, cells, strict=True) if cell == thing.cell)
-        assert (thing.color, thing.shape) == (best.color, best.shape)
+    canvas[0:20, 0:20] = tile("blue", "square", "small")[6:26, 6:26]
+    canvas[6:10, 6:8] = GROUND  # a flaw
+    canvas[20:40, 20:40] = tile("green", "square", "small")[6:26, 6:26]
+    canvas[44:76, 44:76] = tile("red", "star", "small")
+    green, blue = (next(d for d in detect(canvas) if d.color == color) for color in ("green", "blue"))
+    assert green.score > blue.score
+    assert [(thing.cell, thing.color) for thing in read(canvas).things] == [(0, "green"), (4, "red")]
 
 
 # --- What is not there ------------------------------------------------------------------------------------------------
@@ -165,8 +162,7 @@ NOISES: dict[str, Callable[[], np.ndarray]] = {
 
 @pytest.mark.parametrize("noise", NOISES)
 def test_noise_holds_nothing(noise: str) -> None:
-    count = 100
-    assert sum(bool(detect(NOISES[noise]())) for _ in range(count)) <= count // 100
+    assert sum(bool(detect(NOISES[noise]())) for _ in range(100)) <= 1
 
 
 def test_random_codes_hold_almost_nothing() -> None:
@@ -179,7 +175,7 @@ def broken(how: str) -> float:
     """Share of scenes where a thing with a bad quadrant is still seen; the other things always are."""
     rng = random.Random(1)
     still = 0
-    for scene in SCENES:
+    for scene in SCENES[::3]:
         thing, quadrant = rng.choice(scene.things), rng.randrange(4)
         other = rng.choice([color for color in COLORS if color != thing.color])
         codes = tiles.codes_of(scene)
@@ -191,7 +187,7 @@ def broken(how: str) -> float:
         still += thing.cell in {t.cell for t in seen}
         assert set(scene.things) - {thing} <= set(seen)
         assert set(seen) <= set(scene.things), "broken into another thing"
-    return still / len(SCENES)
+    return still / len(SCENES[::3])
 
 
 def test_a_thing_with_a_missing_quadrant_is_absent() -> None:
