@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Measures what unified multimodal models understand, what they can draw, and the gap between the two.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 # A pipe or a file has no width; 80 columns would cut the tables there.
 out = Console(width=None if sys.stdout.isatty() else 110)
 err = Console(stderr=True)
+
+UsageError = typer.BadParameter.__mro__[1]  # click's, wherever this version of typer keeps it
+INTERRUPTED = 130
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -118,7 +120,10 @@ def report(
     if to is None:
         sys.stdout.write(text)
     else:
-        to.write_text(text, encoding="utf-8")
+        try:
+            to.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--out {to}: cannot be written ({error.strerror})") from error
         err.print(f"wrote {to}", highlight=False)
 
 
@@ -178,7 +183,10 @@ def _results(path: Path) -> dict[str, Any]:
     from gapbench.store import RunFolder
 
     try:
-        return json.loads((path / "results.json").read_text(encoding="utf-8"))
+        found = json.loads((path / "results.json").read_text(encoding="utf-8"))
+        if not isinstance(found, dict) or "tasks" not in found:
+            raise ValueError("it holds no tasks")
+        return found
     except FileNotFoundError:
         status = RunFolder(path).manifest().get("status")
         raise InputError(f"{path}: this run has no results yet (status: {status}); continue it first") from None
@@ -309,17 +317,22 @@ def _scored_json(scored: Scored) -> dict[str, Any]:
     }
 
 
-def guarded(command: Callable[[], Any]) -> None:
+def guarded(command_line: typer.Typer) -> None:
     """Run a command line; wrong input is one line on standard error and exit status 2."""
     debug = "--debug" in sys.argv
     try:
-        command()
+        status = command_line(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+        if status == INTERRUPTED:  # typer's answer to Ctrl-C
+            raise KeyboardInterrupt
+    except UsageError as error:
+        asked = error.ctx.command_path if error.ctx else "gapbench"
+        _fail(f"{error.format_message().rstrip('.')}; `{asked} --help` shows what there is", 2)
     except InputError as error:
         if debug:
             raise
         _fail(str(error), 2)
     except KeyboardInterrupt:
-        _fail("interrupted; the same command goes on from here", 130)
+        _fail("interrupted; the same command goes on from here", INTERRUPTED)
     except Exception as error:
         if debug:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -17,7 +18,7 @@ from typing import Any
 from gapbench.diagnostics import diagnostics
 from gapbench.records import Decoding, InputError, Sampling
 from gapbench.report.gallery import contact_sheet
-from gapbench.run import Shard, fingerprint
+from gapbench.run import Shard, fingerprint, protocol_of
 from gapbench.store import SCHEMA, RunFolder, write_json
 from gapbench.tasks.base import Task
 
@@ -26,9 +27,10 @@ def request_of(
     model: Any, tasks: Sequence[Task], sampling: Sampling, decoding: Decoding, limit: int | None
 ) -> dict[str, Any]:
     """All that decides the numbers of a run: two runs of one request are one run."""
+    protocols = {task.name: protocol_of(task) for task in tasks}
     return {
         "model": model.describe(),
-        "tasks": {t.name: {"version": t.version, "fingerprint": fingerprint(t.protocol())} for t in tasks},
+        "tasks": {name: {"protocol": p, "fingerprint": fingerprint(p)} for name, p in protocols.items()},
         "limit": limit,
         "sampling": asdict(model.settings(sampling)) if hasattr(model, "settings") else asdict(sampling),
         "decoding": asdict(decoding),
@@ -36,14 +38,27 @@ def request_of(
 
 
 def open_run(to: Path | None, stem: str, request: dict[str, Any], shard: Shard) -> tuple[RunFolder, dict[str, Any]]:
-    """The folder to write into: the given one, an interrupted run of the same request, or a new one."""
+    """The folder to write into: the given one, an interrupted run of the same request, or a new one.
+
+    Of several processes, which all know the folder, the first opens it and the others follow.
+    """
     rank = shard.rank if shard.world > 1 else None
+    if not shard.leads:
+        shard.wait()
+        folder = RunFolder(to, rank)
+        return folder, folder.manifest()
+    folder, manifest = _open(to, stem, request, rank)
+    shard.wait()
+    return folder, manifest
+
+
+def _open(to: Path | None, stem: str, request: dict[str, Any], rank: int | None) -> tuple[RunFolder, dict[str, Any]]:
     request = json.loads(json.dumps(request))  # as it will be read back
     candidates = [to] if to is not None else sorted(Path("runs").glob(f"{stem}-*"), reverse=True)
     for path in candidates:
         folder = RunFolder(path, rank)
         if not folder.manifest_path.exists():
-            if to is not None and path.exists() and any(p.name != ".lock" for p in path.iterdir()):
+            if to is not None and path.exists() and not _is_empty(path):
                 raise InputError(f"--out {path}: holds files but no run; give an empty or a new folder")
             continue
         manifest = folder.manifest()
@@ -51,24 +66,39 @@ def open_run(to: Path | None, stem: str, request: dict[str, Any], shard: Shard) 
         if to is not None and not same:
             raise InputError(f"--out {path}: {_difference(manifest.get('request', {}), request)}; give another folder")
         if same and (to is not None or manifest.get("status") != "complete"):
-            if not shard.leads or folder.lock():
+            if folder.lock():
                 return folder, manifest
             if to is not None:
                 raise InputError(f"--out {path}: another process is writing this run")
-    path = to or Path("runs") / f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    path = to or _new_folder(f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     folder = RunFolder(path, rank)
+    if not folder.lock():
+        raise InputError(f"{path}: another process is writing this run")
     manifest = _new_manifest(request)
-    if shard.leads:
-        if not folder.lock():
-            raise InputError(f"{path}: another process is writing this run")
-        folder.write_manifest(manifest)
-    shard.wait()
+    folder.write_manifest(manifest)
     return folder, manifest
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a run may begin here; hidden files are locks and what a kill left half written."""
+    return path.is_dir() and all(p.name.startswith(".") for p in path.iterdir())
+
+
+def _new_folder(name: str) -> Path:
+    """runs/NAME, or NAME-2 and so on where runs were started within one second."""
+    path = Path("runs") / name
+    for number in itertools.count(2):
+        if not path.exists():
+            break
+        path = path.with_name(f"{name}-{number}")
+    return path
 
 
 def _difference(before: Any, now: Any, name: str = "") -> str:
     """The first setting in which two requests differ, as `it holds a run with seed 0, not 1`."""
     if isinstance(before, dict) and isinstance(now, dict):
+        if before.keys() != now.keys():
+            return f"it holds a run with {name} {', '.join(before)}, not {', '.join(now)}"
         for key in dict.fromkeys((*before, *now)):
             if before.get(key) != now.get(key):
                 return _difference(before.get(key), now.get(key), f"{name}.{key}".lstrip("."))
@@ -77,7 +107,10 @@ def _difference(before: Any, now: Any, name: str = "") -> str:
 
 def _new_manifest(request: dict[str, Any]) -> dict[str, Any]:
     here = Path(__file__).parent
-    git = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    try:
+        revision = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    except OSError:  # no git on this machine
+        revision = ""
     packages = ("gapbench", "torch", "transformers", "numpy", "pillow", "scipy")
     return {
         "schema": SCHEMA,
@@ -89,7 +122,7 @@ def _new_manifest(request: dict[str, Any]) -> dict[str, Any]:
         "packages": {name: version(name) for name in packages},
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "git": git.stdout.strip() or None,
+        "git": revision.strip() or None,
     }
 
 

@@ -186,7 +186,7 @@ def results(model: Any, tasks: Sequence[Task], folder: RunFolder, limit: int | N
             due = [key_of(item) for item in limited(items, limit)]
             asked += len(due)
             done += [recorded[key] for key in due if key in recorded]
-        protocol = {"task": task.name, "version": task.version, **task.protocol()}
+        protocol = protocol_of(task)
         told["tasks"][task.name] = {
             "side": task.side,
             "protocol": protocol,
@@ -195,10 +195,22 @@ def results(model: Any, tasks: Sequence[Task], folder: RunFolder, limit: int | N
             "asked": asked,
             "done": len(done),
             "failed": sum(record.error is not None for record in done),
-            "unjudged": sum(record.score is None for record in done),
+            "unjudged": unjudged(task, done),
             "metrics": {name: asdict(e) for name, e in task.metrics(done).items()} if done else {},
         }
     return told
+
+
+def unjudged(task: Task, records: Sequence[Record]) -> int:
+    """What counts on no side because its judge failed: records, unless the task joins several and counts for itself."""
+    if hasattr(task, "unjudged"):
+        return task.unjudged(records)
+    return sum(record.score is None for record in records)
+
+
+def protocol_of(task: Task) -> dict[str, Any]:
+    """Everything about a task that can change a number."""
+    return {"task": task.name, "version": task.version, **task.protocol()}
 
 
 def fingerprint(protocol: Mapping[str, Any]) -> str:

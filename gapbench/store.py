@@ -133,7 +133,10 @@ class RunFolder:
 
     def image_path(self, task: str, item: str, seed: int) -> Path:
         """Where a drawing lies. Item ids may hold any character; the folder's name has the awkward ones quoted."""
-        return self.path / "images" / task / quote(item, safe="") / f"{seed}.png"
+        name = quote(item, safe="")
+        if not name.strip("."):  # "..", which quoting leaves as it is
+            name = name.replace(".", "%2E") or "%"
+        return self.path / "images" / task / name / f"{seed}.png"
 
     def save_image(self, task: str, item: str, seed: int, image: Image.Image) -> str:
         """Write the drawing; its path relative to the run folder."""

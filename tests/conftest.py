@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
+
+from gapbench.miniature.picture import render
+from gapbench.miniature.world import random_scene
+from gapbench.records import Decoding, Failure, Prompt, Question, Sampling
 
 
 @pytest.fixture(scope="session")
@@ -16,3 +25,59 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data at {folder}; set GAPBENCH_SHARED")
     return folder
+
+
+class FakeModel:
+    """Answers and draws by chance, from a seed made of the ask and of all that it is handed with it.
+
+    So a response changes as soon as a chunk does, which no real model's should: what depends on chunks shows.
+    """
+
+    def __init__(self, name: str = "fake", fails: Callable[[Question | Prompt], bool] = lambda ask: False) -> None:
+        self.name, self.fails = name, fails
+        self.batches: list[tuple[str, ...]] = []
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "weights": {"transformer": {"file": "none", "sha256": "0" * 64}}, "device": "cpu"}
+
+    def settings(self, sampling: Sampling) -> Sampling:
+        return Sampling(sampling.steps or 7, sampling.guidance or 2.0, 1.0)
+
+    def answer(self, questions: Sequence[Question], decoding: Decoding) -> Iterator[str | Failure]:
+        batch = self._noted(questions)
+        for question in questions:
+            if self.fails(question):
+                yield Failure("told to fail")
+                continue
+            try:
+                pixels = question.pictures[0].open().tobytes()
+            except OSError as error:
+                yield Failure(str(error))
+                continue
+            rng = random.Random(f"{batch}/{question.id}/{zlib.crc32(pixels)}")
+            yield rng.choice(question.choices or ("Yes", "no"))
+
+    def draw(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Image.Image | Failure]:
+        batch = self._noted(prompts)
+        for prompt in prompts:
+            if self.fails(prompt):
+                yield Failure("told to fail")
+            else:
+                rng = random.Random(f"{batch}/{prompt.text}/{prompt.seed}")
+                yield render(random_scene(rng))
+
+    def _noted(self, asks: Sequence[Question | Prompt]) -> tuple[str, ...]:
+        self.batches.append(tuple(f"{ask.id}@{getattr(ask, 'seed', '')}" for ask in asks))
+        return self.batches[-1]
+
+
+@pytest.fixture
+def fake_model() -> type[FakeModel]:
+    return FakeModel
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tiny_show_o import write_checkpoint
+
+    return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")

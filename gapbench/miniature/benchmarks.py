@@ -1,4 +1,4 @@
-"""The world in the form of benchmarks: POPE's questions, GenEval's prompts, homologous items. All from the test split."""
+"""The world in the form of benchmarks: POPE's questions, GenEval's prompts, homologous items; all of the test split."""
 
 from __future__ import annotations
 

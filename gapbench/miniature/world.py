@@ -2,8 +2,8 @@
 
 Small enough that a model of three million parameters understands it, exact enough that the truth is known. Scenes are
 not uniform: some shapes are frequent and some keep company, so that popular and adversarial absent objects mean
-something; and they are split by combination: two things that stand together in a held-out scene never stand together
-in a training scene.
+something; and they are split by combination: every held-out scene has two things that never stand together in a
+training scene.
 """
 
 from __future__ import annotations

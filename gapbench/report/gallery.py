@@ -34,6 +34,6 @@ def contact_sheet(drawings: Sequence[tuple[Record, str]], folder: Path, columns:
             with Image.open(folder / record.response) as image:
                 sheet.paste(image.convert("RGB").resize((CELL, CELL), Image.Resampling.LANCZOS), (x, top))
         draw.rectangle((x, top, x + CELL - 1, top + CELL - 1), outline=(200, 200, 200))
-        score = record.score or 0.0
-        draw.text((x, top + CELL + 1), f"score {score:.2f}", RIGHT if score == 1 else WRONG, font)
+        told = "not judged" if record.score is None else f"score {record.score:.2f}"
+        draw.text((x, top + CELL + 1), told, RIGHT if record.score == 1 else WRONG, font)
     return sheet

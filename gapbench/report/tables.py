@@ -174,11 +174,11 @@ def _leader_cell(estimate: JSON | None) -> str:
 
 
 def markdown(tables: Iterable[Table]) -> str:
-    """GitHub's tables; pipes in names are escaped."""
+    """GitHub's tables; pipes and angle brackets in names are escaped."""
     blocks = []
     for table in tables:
         head, *rest = table.columns
-        lines = [f"### {table.title}", ""]
+        lines = [f"### {_escaped(table.title)}", ""]
         lines.append("| " + " | ".join(_escaped(c) for c in (head, *rest)) + " |")
         lines.append("| --- |" + " ---: |" * len(rest))
         lines += ["| " + " | ".join(_escaped(c) for c in row) + " |" for row in table.rows]

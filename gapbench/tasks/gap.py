@@ -53,7 +53,7 @@ class Homologous:
 
 
 def normal(answer: str) -> str:
-    return " ".join(answer.lower().split()).rstrip(".")
+    return " ".join(answer.lower().split()).rstrip(" .")
 
 
 def matches(response: Response, answer: str) -> bool:
@@ -143,6 +143,9 @@ class Gap:
 
     def metrics(self, records: Sequence[Record]) -> dict[str, Estimate]:
         return metrics(records)
+
+    def unjudged(self, records: Sequence[Record]) -> int:
+        return rows(records)[1]
 
     def protocol(self) -> dict[str, Any]:
         return {
@@ -255,8 +258,13 @@ def rows(records: Iterable[Record]) -> tuple[list[Row], int]:
 
 
 def metrics(records: Sequence[Record]) -> dict[str, Estimate]:
-    """gap, U, G, the 2x2 table, the swapped answerers and the split of the gap; `macro/` over items; `SKILL/` each."""
+    """gap, U, G, the 2x2 table, the swapped answerers and the split of the gap; `macro/` over items; `SKILL/` each.
+
+    Nothing where no question counts.
+    """
     joined, _ = rows(records)
+    if not joined:
+        return {}
     clusters = [row.cluster for row in joined]
     values = np.array([[r.U_self, r.G_judge, r.p11, r.p10, r.p01, r.p00, r.U_judge, r.G_self] for r in joined])
     skills = [skill for skill in SKILLS if any(skill in row.skills for row in joined)]

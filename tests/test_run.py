@@ -1,0 +1,346 @@
+"""The loop: the same results in one piece or many, in one process or several, and whatever a model fails to give."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gapbench import run, tasks
+from gapbench.records import Decoding, Failure, InputError, Item, Prompt, Question, Sampling
+from gapbench.run import Runner, Shard, chunks, limited
+from gapbench.store import RunFolder
+from gapbench.tasks.base import Task
+
+NAMES = ("gap-mini", "pope-mini", "geneval-mini")
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "PROMPTS_PER_CHUNK", 3)
+    monkeypatch.setattr(run, "QUESTIONS_PER_CHUNK", 12)
+
+
+@cache
+def task(name: str) -> Task:
+    return tasks.load(name, 0)
+
+
+def measure(
+    path: Path, model: Any, names: Sequence[str] = NAMES, limit: int | None = 5, shard: Shard | None = None
+) -> dict[str, Any]:
+    folder = RunFolder(path, shard.rank if shard else None)
+    return Runner(model, [task(name) for name in names], folder, Sampling(), Decoding(), limit, shard).run()
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """results.json and all drawings as bytes, and the records of each task by key."""
+    found: dict[str, Any] = {p.relative_to(path).as_posix(): p.read_bytes() for p in path.rglob("*.png")}
+    found["results"] = (path / "results.json").read_bytes()
+    for name in NAMES:
+        found[name] = {record.key: record for record in RunFolder(path).records(name)}
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Any], tuple[Path, Any]]]:
+    """An uninterrupted run of all tasks and the model that it measured; made once."""
+    made: list[tuple[Path, Any]] = []
+
+    def make(fake_model: Any) -> tuple[Path, Any]:
+        if not made:
+            model, path = fake_model(), tmp_path_factory.mktemp("whole")
+            measure(path, model)
+            made.append((path, model))
+        return made[0]
+
+    yield make
+
+
+# --- chunks -----------------------------------------------------------------------------------------------------------
+
+
+def items_of(sizes: Sequence[int], drawn: bool = False) -> list[Item]:
+    names = [(f"cluster {c}", f"{c}/{k}") for c, size in enumerate(sizes) for k in range(size)]
+    return [Item(n, c, (), Prompt(n, n, 0) if drawn else Question(n, n)) for c, n in names]
+
+
+@given(st.lists(st.integers(1, 9), max_size=12), st.booleans())
+def test_chunks_are_stretches_of_whole_clusters(sizes: list[int], drawn: bool) -> None:
+    items = items_of(sizes, drawn)
+    found = list(chunks(items))
+    assert [item for chunk in found for item in chunk] == items
+    size = 3 if drawn else 12
+    assert all(len(chunk) >= size for chunk in found[:-1])
+    assert all(len(chunk) < size + 9 for chunk in found)
+    owners = [{item.cluster for item in chunk} for chunk in found]
+    assert sum(map(len, owners)) == len(sizes)
+
+
+@given(st.lists(st.integers(1, 4), max_size=6), st.integers(1, 8))
+def test_a_limit_takes_whole_clusters(sizes: list[int], limit: int) -> None:
+    items = items_of(sizes)
+    assert limited(items, limit) == items_of(sizes[:limit])
+    assert limited(items, None) == items
+
+
+# --- one piece or many ------------------------------------------------------------------------------------------------
+
+
+def test_what_a_run_holds(whole: Any, fake_model: Any) -> None:
+    path, model = whole(fake_model)
+    found = contents(path)
+    results = run.json.loads(found["results"])
+    assert (results["model"], results["weights"]) == ("fake", model.describe()["weights"])
+    assert list(results["tasks"]) == list(NAMES)
+    for name, told in results["tasks"].items():
+        records = found[name]
+        assert told["done"] == told["asked"] == len(records) < told["expected"]
+        assert len({record.cluster for record in records.values()}) == 5
+        assert told["failed"] == told["unjudged"] == 0
+        assert told["metrics"]
+    drawn = [r for name in NAMES for r in found[name].values() if r.response.startswith("images/")]
+    assert sorted(r.response for r in drawn) == sorted(n for n in found if n.endswith(".png"))
+    assert len(drawn) == 5 + 5 * 4  # gap-mini draws once a caption, GenEval four times
+
+
+def test_a_finished_run_asks_nothing_more(whole: Any, fake_model: Any, tmp_path: Path) -> None:
+    path = shutil.copytree(whole(fake_model)[0], tmp_path / "run")
+    model = fake_model()
+    before = contents(path)
+    (path / "results.json").unlink()
+    measure(path, model)
+    assert model.batches == []
+    assert contents(path) == before
+
+
+def cuts(path: Path) -> list[int]:
+    """Places in a records file where a kill may have stopped it: in and between lines, parts and chunks."""
+    content = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
+    middle = ends[len(ends) // 2]
+    return [0, 5, ends[0], ends[0] + 7, ends[len(ends) // 4], middle - 1, middle, middle + 30, len(content) - 1]
+
+
+@pytest.mark.parametrize("place", range(9))
+@pytest.mark.parametrize("name", ["gap-mini", "geneval-mini"])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    whole: Any, fake_model: Any, tmp_path: Path, name: str, place: int
+) -> None:
+    before, first = whole(fake_model)
+    path = shutil.copytree(before, tmp_path / "run")
+    (path / "results.json").unlink()
+    records = path / "records" / f"{name}.jsonl"
+    os.truncate(records, cuts(records)[place])
+    if place % 2:  # drawings beyond the records may be there or not
+        left = {record.response for record in RunFolder(path).records(name)}
+        for drawing in path.glob(f"images/{name}/*/*.png"):
+            if drawing.relative_to(path).as_posix() not in left:
+                drawing.unlink()
+    model = fake_model()
+    measure(path, model)
+    assert contents(path) == contents(before)
+    assert set(model.batches) < set(first.batches)  # never another batch than the first time
+
+
+def test_a_limited_run_goes_on_without_a_limit(fake_model: Any, tmp_path: Path) -> None:
+    for limit, done in ((1, 4), (3, 12)):
+        results = measure(tmp_path, fake_model(), ["geneval-mini"], limit)
+        assert results["tasks"]["geneval-mini"]["done"] == done
+
+
+# --- one process or several -------------------------------------------------------------------------------------------
+
+
+def measure_together(path: Path, model: Callable[[], Any], world: int) -> list[dict[str, Any]]:
+    """Threads for processes; they meet at a barrier as processes do."""
+    barrier = threading.Barrier(world, timeout=60)
+
+    def work(rank: int) -> dict[str, Any]:
+        try:
+            return measure(path, model(), shard=Shard(rank, world, barrier.wait))
+        except BaseException:
+            barrier.abort()
+            raise
+
+    with ThreadPoolExecutor(world) as pool:
+        return list(pool.map(work, range(world)))
+
+
+@pytest.mark.parametrize("world", [2, 5])
+def test_several_processes_find_what_one_does(whole: Any, fake_model: Any, tmp_path: Path, world: int) -> None:
+    first, *others = measure_together(tmp_path, fake_model, world)
+    assert all(other == first for other in others)
+    assert contents(tmp_path) == contents(whole(fake_model)[0])
+    assert sorted(p.name for p in (tmp_path / "records").iterdir()) == sorted(f"{name}.jsonl" for name in NAMES)
+
+
+def test_a_run_goes_on_with_another_number_of_processes(whole: Any, fake_model: Any, tmp_path: Path) -> None:
+    before = whole(fake_model)[0]
+    for started, world in ((2, 1), (1, 3)):
+        path = tmp_path / f"{started} then {world}"
+        for name in NAMES:
+            records = list(RunFolder(before).records(name))
+            for rank in range(started):
+                folder = RunFolder(path, rank if started > 1 else None)
+                folder.append(name, records[rank * 7 : rank * 7 + 5])
+        torn = next((path / "records").glob("gap-mini*"))
+        os.truncate(torn, torn.stat().st_size - 9)
+        if world == 1:
+            measure(path, fake_model())
+        else:
+            measure_together(path, fake_model, world)
+        # Which drawings are written again does not matter, only that all that is asked about are there.
+        now, then = contents(path), contents(before)
+        missing = {name for name in then if name not in now}
+        assert all(name.endswith(".png") for name in missing)
+        assert {name: then[name] for name in now} == now
+
+
+# --- what a model or a judge fails to give ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("share", ["some", "all"])
+def test_failures_count_as_wrong_and_stop_nothing(fake_model: Any, tmp_path: Path, name: str, share: str) -> None:
+    def fails(ask: Question | Prompt) -> bool:
+        return share == "all" or sum(ask.id.encode()) % 3 == 0
+
+    told = measure(tmp_path, fake_model(fails=fails), [name])["tasks"][name]
+    records = RunFolder(tmp_path).records(name)
+    failed = [record for record in records if record.error is not None]
+    assert told["done"] == told["asked"] == len(records)
+    assert told["failed"] == len(failed) > 0
+    assert all((r.score, r.response) == (0.0, "") for r in failed)
+    assert {r.error for r in failed} <= {"told to fail", "there is no drawing to ask about"}
+    assert told["unjudged"] == 0
+    assert told["metrics"]
+    if share == "all":
+        assert len(failed) == len(records)
+        headline = {"gap-mini": ("U", "G", "G_self"), "pope-mini": ("pooled/accuracy",), "geneval-mini": ("overall",)}
+        assert all(told["metrics"][metric]["value"] == 0 for metric in headline[name])
+    else:
+        assert len(failed) < len(records)
+
+
+def test_a_caption_that_was_not_drawn_is_answered_wrongly_on_the_drawings_side_alone(
+    fake_model: Any, tmp_path: Path
+) -> None:
+    model = fake_model(fails=lambda ask: isinstance(ask, Prompt))
+    told = measure(tmp_path, model, ["gap-mini"])["tasks"]["gap-mini"]
+    assert (told["metrics"]["G"]["value"], told["metrics"]["G_self"]["value"]) == (0, 0)
+    assert told["metrics"]["U"]["value"] == told["metrics"]["gap"]["value"] > 0
+    assert told["metrics"]["U_judge"]["value"] == 1
+
+
+class Moody:
+    """The exact eye, which now and then does not answer."""
+
+    def __init__(self, eye: Any, silent: Callable[[Question], bool]) -> None:
+        self.eye, self.silent = eye, silent
+
+    def answer(self, questions: Sequence[Question], decoding: Decoding) -> Iterator[str | Failure]:
+        for question, said in zip(questions, self.eye.answer(questions, decoding), strict=True):
+            yield Failure("no answer after 3 tries") if self.silent(question) else said
+
+
+def test_questions_that_the_judge_failed_are_left_out_and_counted(fake_model: Any, tmp_path: Path) -> None:
+    eye = task("gap-mini").judge_model
+    whole = measure(tmp_path / "whole", fake_model(), ["gap-mini"])["tasks"]["gap-mini"]
+    for name, silent in {
+        "on the real picture": lambda q: q.text.startswith("Is") and q.pictures[0].key.startswith("miniature-"),
+        "on the drawing": lambda q: q.text.startswith("Is") and not q.pictures[0].key.startswith("miniature-"),
+    }.items():
+        gap = replace(task("gap-mini"), judge_model=Moody(eye, silent))
+        runner = Runner(fake_model(), [gap], RunFolder(tmp_path / name), Sampling(), Decoding(), 5)
+        told = runner.run()["tasks"]["gap-mini"]
+        assert told["done"] == whole["done"]
+        assert told["failed"] == 0
+        assert told["unjudged"] > 0, name
+        assert {told["metrics"][m]["n"] + told["unjudged"] for m in ("U", "G", "gap")} == {whole["metrics"]["U"]["n"]}
+    gap = replace(task("gap-mini"), judge_model=Moody(eye, lambda question: True))
+    silent = Runner(fake_model(), [gap], RunFolder(tmp_path / "silent"), Sampling(), Decoding(), 2).run()
+    assert silent["tasks"]["gap-mini"]["metrics"] == {}
+    assert silent["tasks"]["gap-mini"]["unjudged"] > 0
+
+
+def test_a_task_that_a_model_cannot_do_is_refused(fake_model: Any) -> None:
+    class Reader:
+        answer = fake_model.answer
+
+    run.check_sides(Reader(), [task("pope-mini")], "reader")
+    for name in ("gap-mini", "geneval-mini"):
+        with pytest.raises(InputError, match=f"--model reader: {name} needs a model that draws"):
+            run.check_sides(Reader(), [task(name)], "reader")
+    run.check_sides(fake_model(), [task(name) for name in NAMES], "fake")
+
+
+def test_fingerprints_tell_protocols_apart() -> None:
+    told = [run.fingerprint(run.protocol_of(t)) for t in map(task, NAMES)]
+    told += [run.fingerprint(run.protocol_of(tasks.load("gap-mini", 1)))]
+    assert len(set(told)) == 4
+    assert run.fingerprint({"a": 1, "b": 2}) == run.fingerprint({"b": 2, "a": 1})
+
+
+# --- the real thing, killed -------------------------------------------------------------------------------------------
+
+SETTINGS = ("--tasks", "geneval,gap", "--limit", "18", "--steps", "60", "--device", "cpu")
+
+
+def command(model: Path, out: Path) -> list[str]:
+    return ["-m", "gapbench.cli", "run", "--model", str(model), *SETTINGS, "--out", str(out)]
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run of a tiny checkpoint, in a process of its own."""
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    subprocess.run([sys.executable, *command(tiny_checkpoint, path)], check=True, capture_output=True)
+    return path
+
+
+def assert_same_run(path: Path, other: Path) -> None:
+    drawings = {p.relative_to(path) for p in path.glob("images/**/*.png")}
+    assert drawings == {p.relative_to(other) for p in other.glob("images/**/*.png")}
+    assert len(drawings) == 18 * 4 + 18
+    for name in ("results.json", *drawings):
+        assert (path / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_a_killed_run_goes_on_with_the_same_command(tiny_checkpoint: Path, finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "killed"
+    words = [sys.executable, *command(tiny_checkpoint, path)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as victim:
+        while not any(path.glob("images/geneval-mini/*/*.png")):
+            assert victim.poll() is None, "it ended before it drew"
+            time.sleep(0.005)
+        victim.kill()  # while it saves the first chunk or draws the second
+    assert not (path / "results.json").exists()
+    assert RunFolder(path).manifest()["status"] == "running"
+    assert 0 < len(list(path.glob("images/**/*.png"))) < 18 * 4 + 18
+    subprocess.run(words, check=True, capture_output=True)
+    assert RunFolder(path).manifest()["status"] == "complete"
+    assert_same_run(path, finished)
+
+
+@pytest.mark.slow
+def test_processes_under_torchrun_find_what_one_does(tiny_checkpoint: Path, finished: Path, tmp_path: Path) -> None:
+    path = tmp_path / "together"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    words = [*launcher, *command(tiny_checkpoint, path)]
+    subprocess.run(words, check=True, capture_output=True, timeout=600)
+    assert_same_run(path, finished)
+    assert sorted(p.name for p in (path / "records").iterdir()) == ["gap-mini.jsonl", "geneval-mini.jsonl"]
