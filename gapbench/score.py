@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gapbench.records import Estimate, InputError, Item, Judgement, Record
-from gapbench.responses import KINDS, Answers, mmmu_answers, pope_answers
-from gapbench.tasks import mmmu, pope
+from gapbench.records import Estimate, InputError, Record
+from gapbench.responses import KINDS, Saved, refuse_faults
+from gapbench.tasks import gqa, mme, mmmu, mmmu_answers, pope, pope_answers, vqav2
 
-# Every task that can be scored without a model, and the rules it can be judged by, the default first.
-VARIANTS = {"pope": pope.VARIANTS, "mmmu": mmmu.VARIANTS}
+Metrics = Mapping[str, Estimate]
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """What it takes to score a task without a model. `remarks` are notes made of the records and their metrics."""
+
+    variants: tuple[str, ...]
+    read: Callable[[Path, Path | None], Saved]
+    metrics: Callable[[Sequence[Record], str], Metrics]
+    unparsed: Callable[[Record], bool] = lambda record: False
+    remarks: Callable[[Sequence[Record], Metrics], tuple[str, ...]] = lambda records, metrics: ()
+
+
+SCORERS = {
+    "pope": Scorer(pope.VARIANTS, pope_answers.read, pope.metrics, pope_answers.unparsed),
+    "mmmu": Scorer(mmmu.VARIANTS, mmmu_answers.read, lambda records, _: mmmu.metrics(records), mmmu_answers.unparsed),
+    "mme": Scorer(mme.VARIANTS, mme.read_saved, lambda records, _: mme.metrics(records), mme.unparsed),
+    "gqa": Scorer(gqa.VARIANTS, gqa.read_saved, lambda records, _: gqa.metrics(records), remarks=gqa.remarks),
+    "vqav2": Scorer(vqav2.VARIANTS, vqav2.read_saved, lambda records, _: vqav2.metrics(records), remarks=vqav2.remarks),
+}
+# The rules that each task can be judged by, the default first.
+VARIANTS = {task: scorer.variants for task, scorer in SCORERS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +45,7 @@ class Scored:
 
     task: str
     variant: str
-    metrics: Mapping[str, Estimate]
+    metrics: Metrics
     counts: Mapping[str, int]
     partial: bool
     notes: tuple[str, ...]
@@ -39,81 +60,27 @@ def score(
     Raises InputError, one line, for an unknown task or variant, for files that cannot be read, and for answers that
     are missing, extra, duplicate or unreadable unless `allow_partial`.
     """
-    if task not in VARIANTS:
-        raise InputError(f"unknown task {task!r}; tasks that can be scored: {', '.join(VARIANTS)}")
-    variant = VARIANTS[task][0] if variant is None else variant
-    if variant not in VARIANTS[task]:
-        raise InputError(f"unknown variant {variant!r} of {task}; variants: {', '.join(VARIANTS[task])}")
+    if task not in SCORERS:
+        raise InputError(f"unknown task {task!r}; tasks that can be scored: {', '.join(SCORERS)}")
+    scorer = SCORERS[task]
+    variant = scorer.variants[0] if variant is None else variant
+    if variant not in scorer.variants:
+        raise InputError(f"unknown variant {variant!r} of {task}; variants: {', '.join(scorer.variants)}")
     responses, data = Path(responses), None if data is None else Path(data)
     if not responses.exists():
         raise InputError(f"{responses}: no such file or folder")
-    return _SCORERS[task](responses, data, variant, allow_partial)
-
-
-def _score_pope(responses: Path, data: Path | None, variant: str, allow_partial: bool) -> Scored:
-    if data is None:
-        raise InputError("score pope needs --data, a folder with the official coco_pope_{random,...}.json")
-    annotations = pope.read_annotations(data)
-    answers = pope_answers(responses, annotations.items)
-    _refuse_faults(responses, answers, allow_partial)
-    records = []
-    for item in annotations.items:
-        if item.id in answers.given:
-            judgement = pope.judge_answer(item.truth["label"], answers.given[item.id], variant)
-            records.append(_record("pope", item, answers.given[item.id], judgement))
-    unparsed = sum(record.details["said"] == "other" for record in records)
-    metrics = pope.metrics(records, variant)
-    return _scored("pope", variant, metrics, answers, unparsed, (f"data: {annotations.data}",), records)
-
-
-def _record(task: str, item: Item, response: str, judgement: Judgement) -> Record:
-    details = {**judgement.details, "split": item.truth["split"]}
-    return Record(task, item.id, item.cluster, item.skills, item.seed, response, judgement.score, details)
-
-
-def _score_mmmu(responses: Path, data: Path | None, variant: str, allow_partial: bool) -> Scored:
-    read = mmmu_answers(responses, data)
-    _refuse_faults(responses, read.answers, allow_partial)
-    records = []
-    for name, response in read.answers.given.items():
-        judgement = mmmu.judge_answer(read.references[name], response, variant)
-        records.append(
-            Record("mmmu", name, name, ("knowledge",), 0, response, judgement.score, details=judgement.details)
-        )
-    unparsed = sum(map(mmmu.unparsed, records))
-    if variant == "official-random":
-        records = mmmu.guess(records)
-    return _scored("mmmu", variant, mmmu.metrics(records), read.answers, unparsed, (), records)
-
-
-def _refuse_faults(responses: Path, answers: Answers, allow_partial: bool) -> None:
-    if not answers.given:
-        raise InputError(f"{responses}: none of the {answers.expected} expected answers: {answers.faults()}")
-    if not answers.whole and not allow_partial:
-        raise InputError(
-            f"{responses}: of {answers.expected} expected answers {answers.faults()}; "
-            "complete the file, or score what is there with --allow-partial"
-        )
-
-
-def _scored(
-    task: str,
-    variant: str,
-    metrics: Mapping[str, Estimate],
-    answers: Answers,
-    unparsed: int,
-    notes: tuple[str, ...],
-    records: list[Record],
-) -> Scored:
+    saved = scorer.read(responses, data)
+    refuse_faults(responses, saved.answers, allow_partial)
+    records = saved.judge(variant)
+    metrics = scorer.metrics(records, variant)
+    answers = saved.answers
     counts = {
         "expected": answers.expected,
         "done": len(answers.given),
         **{kind: len(answers.wrong[kind]) for kind in KINDS},
-        "unparsed": unparsed,
+        "unparsed": sum(map(scorer.unparsed, records)),
     }
+    notes = saved.notes + scorer.remarks(records, metrics)
     if not answers.whole:
         notes += (f"partial, {counts['done']}/{counts['expected']}: {answers.faults()}",)
     return Scored(task, variant, metrics, counts, not answers.whole, notes, tuple(records))
-
-
-_SCORERS = {"pope": _score_pope, "mmmu": _score_mmmu}

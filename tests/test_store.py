@@ -52,7 +52,9 @@ def test_a_torn_last_line_is_dropped_and_cut_off_before_the_next_append(folder: 
         assert path.read_bytes().count(b"\n") == len(kept) + 1
 
 
-@pytest.mark.parametrize("line", ["{", "[]", "3", '{"task": "t"}', '{"skills": []}', '{"skills": [], "new": 1}', "\xff"])
+@pytest.mark.parametrize(
+    "line", ["{", "[]", "3", '{"task": "t"}', '{"skills": []}', '{"skills": [], "new": 1}', "\xff"]
+)
 def test_a_broken_line_in_the_middle_names_file_and_line(folder: RunFolder, line: str) -> None:
     folder.append("t", [record("a")])
     path = folder.path / "records" / "t.jsonl"

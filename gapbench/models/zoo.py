@@ -76,10 +76,6 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> Show
     entry = resolve(name)
     place = _device(device)
     kind = _dtype(dtype, place)
-
-    from gapbench.models.show_o import checkpoint
-    from gapbench.models.show_o.model import ShowO
-
     if entry.folder is not None:
         found = files.local_files(entry.folder)
     else:
@@ -87,6 +83,11 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> Show
             found = files.hub_files(entry.repo, entry.revision)
         except InputError as error:
             raise InputError(f"{name}: {error}") from None
+
+    # Only now: these take seconds to import, and what is missing should be said at once.
+    from gapbench.models.show_o import checkpoint
+    from gapbench.models.show_o.model import ShowO
+
     parts = checkpoint.load(found, place, kind, name)
     return ShowO(parts, name=name, sampling=Sampling(steps=entry.steps, guidance=entry.guidance, temperature=1.0))
 

@@ -21,9 +21,7 @@ from gapbench.tasks.gap import Gap, Homologous, HomologousQuestion, by_skill, ma
 def asked(item: str, number: int, skill: str, u: float, judge: bool | None, seeds: dict[int, float]) -> list[Record]:
     """The records of one question but the drawing's; `seeds` tells whether the model is right about its drawing."""
     real = Record("gap", f"{item}/{number}", item, (skill,), 0, "", u, {"judge": {"right": judge}}, "real")
-    own = [
-        Record("gap", f"{item}/{number}@{seed}", item, (skill,), 0, "", g, {}, "own") for seed, g in seeds.items()
-    ]
+    own = [Record("gap", f"{item}/{number}@{seed}", item, (skill,), 0, "", g, {}, "own") for seed, g in seeds.items()]
     return [real, *own]
 
 

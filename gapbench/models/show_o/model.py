@@ -149,7 +149,7 @@ class ShowO:
             asked = [questions[numbers[i]] for i in chunk]
             choose = greedy
             if decoding.temperature > 0:
-                seeds = [seed_of(f"{q.pictures[0].key}\n{q.text}", decoding.seed) for q in asked]
+                seeds = [seed_of(f"{q.id}\n{q.text}", decoding.seed) for q in asked]
                 choose = Sampled(seeds, decoding.max_new_tokens, decoding.temperature, decoding.top_k)
             texts = [self._question_tokens(question.text) for question in asked]
             picture_of = torch.tensor([rows[i] for i in chunk])
