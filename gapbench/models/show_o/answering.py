@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gapbench.models.show_o.backbone import Backbone, KeyValues
 from gapbench.models.show_o.layout import Layout, visible_answering
+from gapbench.models.show_o.sampling import pick
 
 
 class Choice(Protocol):
@@ -40,7 +41,7 @@ def next_token_probs(logits_BV: Tensor, temperature: float, top_k: int | None) -
 
 
 class Sampled:
-    """Sampling with one generator per question: one uniform a token, put through the inverse distribution."""
+    """Sampling with one generator per question, one uniform a token."""
 
     def __init__(self, seeds: Sequence[int], max_new_tokens: int, temperature: float, top_k: int | None) -> None:
         draws = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
@@ -49,11 +50,7 @@ class Sampled:
 
     def __call__(self, step: int, logits_BV: Tensor, rows_B: Tensor) -> Tensor:
         probs_BV = next_token_probs(logits_BV, self._temperature, self._top_k)
-        cumulative_BV = probs_BV.cumsum(dim=-1)
-        uniform_B = self._uniform_BT.to(logits_BV.device)[rows_B, step]
-        target_B1 = uniform_B[:, None] * cumulative_BV[:, -1:]
-        tokens_B = torch.searchsorted(cumulative_BV, target_B1, right=True).squeeze(-1)
-        return tokens_B.clamp(max=probs_BV.shape[-1] - 1)
+        return pick(probs_BV, self._uniform_BT.to(logits_BV.device)[rows_B, step])
 
 
 @torch.inference_mode()

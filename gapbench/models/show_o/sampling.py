@@ -49,8 +49,7 @@ class Noise(Protocol):
 class ItemNoise:
     """A generator per item, so that an item's drawing does not depend on what is drawn beside it.
 
-    Codes are picked by inverting the cumulative distribution, which takes one uniform per position instead of one per
-    position and code; all uniforms of an item are drawn on the CPU, so devices see the same noise.
+    All uniforms of an item are drawn on the CPU, so devices see the same noise.
     """
 
     def __init__(self, seeds: Sequence[int], steps: int, image_tokens: int, device: torch.device) -> None:
@@ -58,11 +57,7 @@ class ItemNoise:
         self._uniform_TB2N = torch.stack(draws, dim=1).to(device)
 
     def codes(self, step: int, probs_MC: Tensor, masked_BN: Tensor) -> Tensor:
-        uniform_M = self._uniform_TB2N[step, :, 0][masked_BN]
-        cumulative_MC = probs_MC.cumsum(dim=-1)
-        target_M1 = uniform_M[:, None] * cumulative_MC[:, -1:]
-        codes_M = torch.searchsorted(cumulative_MC, target_M1, right=True).squeeze(-1)
-        return codes_M.clamp(max=probs_MC.shape[-1] - 1)
+        return pick(probs_MC, self._uniform_TB2N[step, :, 0][masked_BN])
 
     def uniforms(self, step: int, masked_BN: Tensor) -> Tensor:
         return self._uniform_TB2N[step, :, 1]
@@ -94,6 +89,14 @@ class GivenNoise:
 
     def uniforms(self, step: int, masked_BN: Tensor) -> Tensor:
         return self._uniforms[step]
+
+
+def pick(probs_MC: Tensor, uniform_M: Tensor) -> Tensor:
+    """One sample of each distribution, (M,) int64, by inverting it: one uniform a row, not one a row and column."""
+    cumulative_MC = probs_MC.cumsum(dim=-1)
+    target_M1 = uniform_M[:, None] * cumulative_MC[:, -1:]
+    # The first column to exceed the target, so that one of probability 0 is never picked.
+    return torch.searchsorted(cumulative_MC, target_M1, right=True).squeeze(-1).clamp(max=probs_MC.shape[-1] - 1)
 
 
 def seed_of(text: str, seed: int) -> int:
