@@ -83,7 +83,7 @@ def run(
 
 @app.command()
 def score(
-    task: Annotated[str, typer.Argument(help="pope or mmmu")],
+    task: Annotated[str, typer.Argument(help="pope, mmmu, mme, gqa or vqav2")],
     responses: Annotated[Path, typer.Option(help="JSON lines with id and response, or the benchmark's own format.")],
     data: Annotated[Path | None, typer.Option(help="Folder with the benchmark's annotation files.")] = None,
     variant: Annotated[str | None, typer.Option(help="Whose scoring rules; by default the official ones.")] = None,
@@ -296,8 +296,9 @@ def _show_scored(scored: Scored) -> None:
 
     title, lines = tables.headlines(scored.task)
     metrics = {name: asdict(estimate) for name, estimate in scored.metrics.items()}
-    rest = {name: name for name in metrics if name not in lines}
-    _show([tables.metric_table(f"{title}, {scored.variant}", metrics, {**lines, **rest}, scored.notes, digits=4)])
+    rest = len(metrics.keys() - lines.keys())
+    remarks = [*scored.notes, *([f"{rest} more metrics with --json"] if rest else [])]
+    _show([tables.metric_table(f"{title}, {scored.variant}", metrics, lines, remarks, digits=4)])
     right, n = sum(record.score or 0.0 for record in scored.records), len(scored.records)
     out.print(f"  {right:g} of {n} right ({right / n:.4f})", highlight=False)
     counts = ", ".join(f"{count} {name}" for name, count in scored.counts.items() if count or name == "expected")

@@ -30,14 +30,51 @@ _TABLE = MappingProxyType(
             "position": ("position",),
             "color_attr": ("color", "binding"),
         },
-        "mmmu": {"": ("knowledge",)},
+        "mmmu": {"*": ("knowledge",)},
+        # By subtask; the others are about posters, people, places, works of art and reasoning.
+        "mme": {
+            "existence": ("object",),
+            "count": ("count",),
+            "position": ("position",),
+            "color": ("color",),
+            "scene": ("scene",),
+            "OCR": ("text",),
+            "text_translation": ("text",),
+            "*": ("knowledge",),
+        },
+        # By semantic type. Attributes and relations are of many kinds (colors and materials, places and deeds).
+        "gqa": {"obj": ("object",), "cat": ("object",), "global": ("scene",), "*": ("other",)},
+        # By question type; what the others ask for, their first words do not tell.
+        "vqav2": {
+            "how many": ("count",),
+            "how many people are": ("count",),
+            "how many people are in": ("count",),
+            "what color": ("color",),
+            "what color is": ("color",),
+            "what color is the": ("color",),
+            "what color are the": ("color",),
+            "what is the color of the": ("color",),
+            "where is the": ("position",),
+            "where are the": ("position",),
+            "is there": ("object",),
+            "is there a": ("object",),
+            "are there": ("object",),
+            "are there any": ("object",),
+            "what animal is": ("object",),
+            "what sport is": ("action",),
+            "what room is": ("scene",),
+            "what number is": ("text",),
+            "what brand": ("text",),
+            "what is the name": ("text",),
+            "*": ("other",),
+        },
     }
 )
 
 
 def skills_of(benchmark: str, category: str) -> tuple[str, ...]:
-    """The skills of a benchmark's category. Raises KeyError naming both where the table lacks them."""
-    try:
-        return _TABLE[benchmark][category]
-    except KeyError:
-        raise KeyError(f"the skill table has no row for {benchmark}/{category}") from None
+    """The skills of a benchmark's category; its row "*" is for all others. Raises KeyError where there is neither."""
+    rows = _TABLE[benchmark]
+    if category not in rows and "*" not in rows:
+        raise KeyError(f"the skill table has no row for {benchmark}/{category}")
+    return rows.get(category) or rows["*"]

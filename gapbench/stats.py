@@ -118,3 +118,17 @@ def mean(scores: Sequence[float], clusters: Sequence[Hashable], seed: int = 0) -
     """Mean over items, interval over clusters."""
     scores = np.asarray(scores, dtype=float)
     return estimate(np.stack([scores, np.ones_like(scores)], axis=-1), clusters, seed=seed)
+
+
+def means(
+    scores: Sequence[float], clusters: Sequence[Hashable], groups: Mapping[str, np.ndarray], seed: int = 0
+) -> dict[str, Estimate]:
+    """Mean score of each group, a bool (n,) array over the items, from one set of resamples; empty ones left out."""
+    groups = {name: np.asarray(members) for name, members in groups.items() if np.any(members)}
+    members = np.stack(list(groups.values()), axis=-1)
+    contributions = np.concatenate([members * np.asarray(scores, dtype=float)[:, None], members], axis=-1)
+
+    def of_groups(sums: np.ndarray) -> np.ndarray:
+        return ratio(np.stack(np.split(sums, 2, axis=-1), axis=-1))
+
+    return estimates(contributions, clusters, of_groups, groups, seed=seed)

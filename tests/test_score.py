@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gapbench.records import InputError
-from gapbench.score import score
+from gapbench.score import VARIANTS, score
 from gapbench.tasks import mmmu, pope
 
 
@@ -196,6 +196,11 @@ def test_unknown_names(data) -> None:
     refused(
         "unknown variant 'oficial' of pope; variants: official, lmms-eval, vlmevalkit", "pope", data, data, "oficial"
     )
+
+
+def test_the_official_rules_are_the_default_of_every_task() -> None:
+    assert list(VARIANTS) == ["pope", "mmmu", "mme", "gqa", "vqav2"]
+    assert all(variants[0].startswith("official") for variants in VARIANTS.values())
 
 
 # --- MMMU -------------------------------------------------------------------------------------------------------------

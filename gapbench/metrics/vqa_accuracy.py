@@ -17,13 +17,8 @@ c121f04 (`m4c_evaluator.py`).
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-
-import numpy as np
-
-from gapbench import stats
-from gapbench.records import Estimate
 
 VARIANTS = ("official-2021", "official-pre2021", "lmms-eval", "vlmevalkit")
 
@@ -44,10 +39,7 @@ _CONTRACTED = """
 """.split()
 # A contraction that lacks one of its apostrophes gets it back; one entry of the official table does the opposite.
 _REPAIRED = {
-    word[:place] + word[place + 1 :]: word
-    for word in _CONTRACTED
-    for place, letter in enumerate(word)
-    if letter == "'"
+    word[:place] + word[place + 1 :]: word for word in _CONTRACTED for place, letter in enumerate(word) if letter == "'"
 } | {"somebody'd": "somebodyd"}
 
 _COMMA_IN_NUMBER = {
@@ -110,7 +102,7 @@ def accuracy(prediction: str, answers: Sequence[str], variant: str = "official-2
     """The soft score of a prediction against people's answers, in [0, 1]."""
     prediction, answers = _compared(prediction, answers, variant)
     n, matches = len(answers), sum(answer == prediction for answer in answers)
-    # Leave one out: a matching answer has matches - 1 others beside it. In thirds, so that the one rounding is the last.
+    # Leave one out: a matching answer has matches - 1 others beside it. In thirds, so that only the end rounds.
     thirds = matches * min(3, matches - 1) + (n - matches) * min(3, matches)
     return thirds / (3 * n)
 
@@ -126,21 +118,3 @@ def _compared(prediction: str, answers: Sequence[str], variant: str) -> tuple[st
             answers = [punctuation(answer) for answer in answers]
         return normalise(prediction), answers
     return normalise(prediction, variant), [normalise(answer, variant) for answer in answers]
-
-
-# --- Averages ---------------------------------------------------------------------------------------------------------
-
-
-def by_group(
-    scores: Sequence[float], clusters: Sequence[Hashable], groups: Mapping[str, np.ndarray]
-) -> dict[str, Estimate]:
-    """Mean score in each group, a bool array over the questions, from one set of resamples; empty groups left out."""
-    groups = {name: np.asarray(members) for name, members in groups.items() if np.any(members)}
-    members = np.stack(list(groups.values()), axis=-1)
-    contributions = np.concatenate([members * np.asarray(scores, dtype=float)[:, None], members], axis=-1)
-
-    def means(sums: np.ndarray) -> np.ndarray:
-        total, count = np.split(sums, 2, axis=-1)
-        return stats.ratio(np.stack([total, count], axis=-1))
-
-    return stats.estimates(contributions, clusters, means, groups)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gapbench.tasks import mme, mmmu, vqav2
 from gapbench.tasks.gap import by_skill
 
 JSON = Mapping[str, Any]
@@ -50,9 +51,21 @@ HEADLINES: dict[str, dict[str, str]] = {
     "mmmu": {
         "accuracy": "accuracy, unparsed wrong",
         "accuracy/official-random": "accuracy, official fallback",
+        **{f"discipline/{name}": name for name in mmmu.DISCIPLINES},
     },
+    "mme": {name: name for name in (*mme.GROUPS, *mme.SUBTASKS)},
+    "gqa": {name: name for name in ("accuracy", "binary", "open")},
+    "vqav2": {"accuracy": "accuracy"} | {f"answer_type/{name}": name for name in vqav2.ANSWER_TYPES},
 }
-TITLES = {"gap": "Gap", "pope": "POPE", "geneval": "GenEval", "mmmu": "MMMU"}
+TITLES = {
+    "gap": "Gap",
+    "pope": "POPE",
+    "geneval": "GenEval",
+    "mmmu": "MMMU",
+    "mme": "MME",
+    "gqa": "GQA",
+    "vqav2": "VQAv2",
+}
 
 
 @dataclass(frozen=True)

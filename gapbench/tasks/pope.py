@@ -14,7 +14,6 @@ VLMEvalKit e8e78f0.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from gapbench import stats
+from gapbench.metrics import vqa_accuracy
 from gapbench.records import Estimate, InputError, Item, Judgement, Picture, Question, Record
 from gapbench.tasks.base import Drawings, Response
 from gapbench.tasks.prompts import SHORT_ANSWER
@@ -148,29 +148,11 @@ def _lmms_eval(response: str) -> Said:
 
 
 def _vlmevalkit(response: str) -> Said:
-    words = _without_punctuation(response.lower()).split()
+    # VLMEvalKit takes punctuation off as VQA's rule does.
+    words = vqa_accuracy.punctuation(response.lower(), "vlmevalkit").split()
     if ("yes" in words) == ("no" in words):
         return "other"
     return "yes" if "yes" in words else "no"
-
-
-_MARKS = ';/[]"{}()=+\\_-><@`,?!'
-_DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
-_LONE_PERIOD = re.compile(r"(?<!\d)\.(?!\d)")
-
-
-def _without_punctuation(text: str) -> str:
-    """VLMEvalKit's reading of VQA's rule: a mark beside a space goes, one inside a word becomes a space.
-
-    Where digits are grouped by a comma anywhere in the text, every mark goes. VLMEvalKit hands its regex flag over as
-    a count, so that only the first 32 periods go; `int(re.UNICODE)` is that 32.
-    """
-    grouped = _DIGIT_COMMA_DIGIT.search(text) is not None
-    cleaned = text
-    for mark in _MARKS:
-        beside_space = f"{mark} " in text or f" {mark}" in text
-        cleaned = cleaned.replace(mark, "" if grouped or beside_space else " ")
-    return _LONE_PERIOD.sub("", cleaned, count=int(re.UNICODE))
 
 
 _PARSERS: dict[str, Callable[[str], Said]] = {
