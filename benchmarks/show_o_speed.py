@@ -30,7 +30,12 @@ from gapbench.models.show_o.sampling import ItemNoise, MaskGit
 from gapbench.records import Sampling
 
 IMAGES, QUESTIONS, NEW_TOKENS = 16, 18, 32
-PHI = {"partial_rotary_factor": 0.5, "qk_layernorm": True, "tie_word_embeddings": False, "hidden_act": "gelu_new"}
+PHI = {
+    "partial_rotary_factor": 0.5,
+    "qk_layernorm": True,
+    "tie_word_embeddings": False,
+    "hidden_act": "gelu_pytorch_tanh",
+}
 FULL = {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 24, "num_attention_heads": 32}
 SIZES: dict[str, tuple[dict[str, int], int, int]] = {  # sizes, image tokens, steps timed
     "mid": ({"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8, "num_attention_heads": 8}, 256, 4),

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import PhiConfig, PhiForCausalLM
 
 from benchmarks import plain_show_o
+from gapbench.models.show_o import checkpoint
 from gapbench.models.show_o.answering import decode, discrete_picture_cache, next_token_probs
 from gapbench.models.show_o.backbone import Backbone
 from gapbench.models.show_o.drawing import draw_codes
@@ -43,12 +43,10 @@ def layout(golden: Path) -> Layout:
 
 @pytest.fixture(scope="module")
 def backbone(golden: Path) -> Backbone:
-    config = json.loads((golden / "config.json").read_text())
-    phi = PhiForCausalLM(
-        PhiConfig(**{**config["phi_config"], "vocab_size": config["vocab_size"]}, attn_implementation="sdpa")
-    )
-    state = load_file(golden / "showo_tiny.safetensors")
-    phi.load_state_dict({key.removeprefix("showo."): value for key, value in state.items()})
+    file = golden / "config.json"
+    phi, _ = checkpoint.build_transformer(checkpoint.ShowOConfig.from_file(file), file)
+    checkpoint.fill({"": phi}, golden / "showo_tiny.safetensors", torch.device("cpu"), torch.float32)
+    phi.model.rotary_emb = type(phi.model.rotary_emb)(config=phi.config)
     return Backbone(phi.eval())
 
 
