@@ -54,7 +54,7 @@ def random_model(size: str, device: str) -> tuple[Backbone, Layout, int]:
         phi = PhiForCausalLM(PhiConfig(**PHI, **sizes, vocab_size=layout.vocabulary, attn_implementation="sdpa"))
     for parameter in phi.parameters():
         if parameter.ndim > 1:  # decisive logits, as a trained model has them
-            torch.nn.init.normal_(parameter, std=2 / parameter.shape[1] ** 0.5)
+            torch.nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
     return Backbone(phi.eval()), layout, steps
 
 

@@ -26,7 +26,9 @@ class Scorer:
 
 SCORERS = {
     "pope": Scorer(pope.VARIANTS, pope_answers.read, pope.metrics, pope_answers.unparsed),
-    "mmmu": Scorer(mmmu.VARIANTS, mmmu_answers.read, lambda records, _: mmmu.metrics(records), mmmu_answers.unparsed),
+    "mmmu": Scorer(
+        mmmu.VARIANTS, mmmu_answers.read, lambda records, _: mmmu.metrics(records), mmmu_answers.unparsed, mmmu.remarks
+    ),
     "mme": Scorer(mme.VARIANTS, mme.read_saved, lambda records, _: mme.metrics(records), mme.unparsed),
     "gqa": Scorer(gqa.VARIANTS, gqa.read_saved, lambda records, _: gqa.metrics(records), remarks=gqa.remarks),
     "vqav2": Scorer(vqav2.VARIANTS, vqav2.read_saved, lambda records, _: vqav2.metrics(records), remarks=vqav2.remarks),

@@ -1,6 +1,6 @@
 """The recipe of `show-o-mini`: the same Show-o code at 2.9 million parameters, trained on the world's training split.
 
-    python -m gapbench.miniature.train --out weights/show-o-mini            # about 90 minutes on two cores
+    python -m gapbench.miniature.train --out weights/show-o-mini            # an hour or two on two cores
     python -m gapbench.miniature.train --out weights/show-o-mini --device cuda
 
 Two stages. The image tokenizer (MAGVIT-v2 at 1.9 million parameters) learns the code book of `tiles.py`: its encoder

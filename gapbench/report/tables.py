@@ -49,8 +49,8 @@ HEADLINES: dict[str, dict[str, str]] = {
         "color_attr": "color attribution",
     },
     "mmmu": {
-        "accuracy": "accuracy, unparsed wrong",
-        "accuracy/official-random": "accuracy, official fallback",
+        "accuracy": "accuracy",
+        "accuracy/official-random": "with official random fallback",
         **{f"discipline/{name}": name for name in mmmu.DISCIPLINES},
     },
     "mme": {name: name for name in (*mme.GROUPS, *mme.SUBTASKS)},

@@ -250,3 +250,14 @@ def metrics(records: Sequence[Record]) -> dict[str, Estimate]:
 
 def _accuracy(records: Sequence[Record]) -> Estimate:
     return stats.mean([record.score for record in records], [record.cluster for record in records])
+
+
+def remarks(records: Sequence[Record], found: Mapping[str, Estimate]) -> tuple[str, ...]:
+    if any(record.details.get("guessed") for record in records):
+        return ()
+    right, n = sum(record.score or 0 for record in records), len(records)
+    fallback = found["accuracy/official-random"].value
+    return (
+        f"{right:g} of {n} ({right / n:.4f}) with unparsed answers wrong; "
+        f"{fallback:.3f} with the official random fallback at seed 42",
+    )
