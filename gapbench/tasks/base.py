@@ -24,7 +24,9 @@ class Task(Protocol):
     `judge` takes items and responses in step, as many as the caller likes, so that heavy judges can batch. A response
     that the model failed to give is judged too: it is wrong, and its details are as complete as any other's.
     `metrics` takes all records of the task, in the order of the items, and gives each metric's name and estimate;
-    the first is the headline. `protocol` names everything that can change a number: data, prompt, judge, scoring.
+    the first is the headline. A task that joins records to questions may say in `unjudged(records)` how many its judge
+    could not decide; elsewhere it is the records without a score. `protocol` names everything that can change a number:
+    data, prompt, judge, scoring.
     """
 
     name: str
