@@ -1,4 +1,4 @@
-"""The world in the form of benchmarks: POPE's questions, GenEval's prompts, homologous items; all of the test split."""
+"""The world in the form of benchmarks: POPE's questions and homologous items on held-out scenes, GenEval's prompts."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from gapbench.miniature.world import COLORS, SHAPES, Scene, scenes
 from gapbench.records import Picture
 
 DATA = "miniature world 1, test split"
+GENEVAL_DATA = "miniature world 1, prompts in GenEval's six forms"
 POPE_SCENES = 100
 GENEVAL_PER_TAG = 24
 GAP_SCENES = 150

@@ -213,4 +213,4 @@ def mini(seed: int) -> GenEval:
         return detected
 
     prompts = benchmarks.geneval_prompts()
-    return GenEval("geneval-mini", prompts, detector, "exact eye", benchmarks.DATA, seed=seed)
+    return GenEval("geneval-mini", prompts, detector, "exact eye", benchmarks.GENEVAL_DATA, seed=seed)
