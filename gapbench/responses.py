@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gapbench.records import InputError, Record
+from gapbench.records import InputError, Judgement, Record
 
 KINDS = ("missing", "extra", "duplicate", "unreadable")
 OURS = ("id", "response")
@@ -178,6 +178,17 @@ def read_answers(path: Path, expected: Iterable[str], keys: tuple[str, str] = OU
         else:
             answers.append(answer)
     return match(expected, answers, bad)
+
+
+def records_of(
+    task: str, answers: Answers, judge: Callable[[str, str], tuple[str, tuple[str, ...], Judgement]]
+) -> list[Record]:
+    """A record for each answer given; `judge` makes cluster, skills and judgement of an id and its response."""
+    records = []
+    for name, response in answers.given.items():
+        cluster, skills, judged = judge(name, response)
+        records.append(Record(task, name, cluster, skills, 0, response, judged.score, details=judged.details))
+    return records
 
 
 def refuse_faults(path: Path, answers: Answers, allow_partial: bool) -> None:

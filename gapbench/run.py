@@ -11,13 +11,11 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 from gapbench.records import Decoding, Failure, InputError, Item, Picture, Prompt, Record, RecordKey, Sampling
 from gapbench.store import SCHEMA, RunFolder, write_json
-from gapbench.tasks.base import Response, Task
+from gapbench.tasks.base import Response, Task, file_picture
 
 QUESTIONS_PER_CHUNK = 256
 PROMPTS_PER_CHUNK = 64
@@ -160,17 +158,10 @@ def drawings_of(
         for part in task.parts:
             record = done.get(RecordKey(part, item, seed))
             if record is not None and record.error is None and record.response.startswith("images/"):
-                path = (folder.path / record.response).resolve()
-                return Picture(str(path), partial(_open, path))
+                return file_picture((folder.path / record.response).resolve())
         return None
 
     return find
-
-
-def _open(path: Path) -> Any:
-    from PIL import Image
-
-    return Image.open(path)
 
 
 def results(model: Any, tasks: Sequence[Task], folder: RunFolder, limit: int | None) -> dict[str, Any]:

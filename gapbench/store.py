@@ -40,6 +40,10 @@ def write_bytes(path: Path, content: bytes) -> None:
     aside.replace(path)
 
 
+def _lines(records: Iterable[Record]) -> bytes:
+    return "".join(json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in records).encode()
+
+
 class RunFolder:
     """One run on disk. Several processes may append to one folder, each under its own rank."""
 
@@ -107,7 +111,6 @@ class RunFolder:
         name = f"{task}.jsonl" if self.rank is None else f"{task}.{self.rank}.jsonl"
         path = self.path / "records" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = "".join(json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in records)
         with path.open("ab+") as file:
             end = file.seek(0, os.SEEK_END)
             if end:
@@ -115,7 +118,7 @@ class RunFolder:
                 if file.read(1) != b"\n":
                     file.truncate(path.read_bytes().rfind(b"\n") + 1)
                     file.seek(0, os.SEEK_END)
-            file.write(lines.encode())
+            file.write(_lines(records))
             file.flush()
             os.fsync(file.fileno())
 
@@ -124,8 +127,7 @@ class RunFolder:
         ranked = [path for path in self._record_paths(task) if path.name != f"{task}.jsonl"]
         if not ranked:
             return
-        lines = "".join(json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in records)
-        write_bytes(self.path / "records" / f"{task}.jsonl", lines.encode())
+        write_bytes(self.path / "records" / f"{task}.jsonl", _lines(records))
         for path in ranked:
             path.unlink()
 

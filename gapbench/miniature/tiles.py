@@ -9,6 +9,7 @@ of codes, however incoherent, has exactly one right picture.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,10 +21,19 @@ CODE_PIXELS = 16
 SIDE = GRID * CELL_PIXELS // CODE_PIXELS  # codes along one side of a picture
 BARE = 7
 
+Index = TypeVar("Index", int, np.ndarray)
+
+
+def code_at(quadrant: int, size: Index, color: Index, shape: Index) -> Index:
+    """The code of places in SIZES, COLORS and SHAPES, numbers or arrays of them.
+
+    Quadrants in reading order: 0 top left, 1 top right, 2 bottom left, 3 bottom right.
+    """
+    return quadrant << 7 | size << 6 | color << 3 | shape
+
 
 def code(quadrant: int, size: str, color: str, shape: str) -> int:
-    """Quadrants in reading order: 0 top left, 1 top right, 2 bottom left, 3 bottom right."""
-    return quadrant << 7 | SIZES.index(size) << 6 | COLORS.index(color) << 3 | SHAPES.index(shape)
+    return code_at(quadrant, SIZES.index(size), COLORS.index(color), SHAPES.index(shape))
 
 
 @lru_cache(maxsize=1)

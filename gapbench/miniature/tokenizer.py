@@ -13,15 +13,11 @@ from gapbench.miniature.language import NONE, NUMBERS, plural
 from gapbench.miniature.world import CELLS, COLORS, SHAPES, SIZES
 
 END = "<|endoftext|>"
-PHRASES = (
-    "USER: \n",
-    " ASSISTANT:",
-    "\nAnswer the question using a single word or phrase.",
-    " Please answer yes or no.",
-    "\n\nAnswer with the option's letter from the given choices directly.",
-    "Give a caption for this image.",
-    "Provide a one-sentence caption for the provided image.",
-)
+SHORT_ANSWER = "\nAnswer the question using a single word or phrase."
+YES_NO = " Please answer yes or no."
+LETTER = "\n\nAnswer with the option's letter from the given choices directly."
+CAPTION_QUESTIONS = ("Give a caption for this image.", "Provide a one-sentence caption for the provided image.")
+PHRASES = ("USER: \n", " ASSISTANT:", SHORT_ANSWER, YES_NO, LETTER, *CAPTION_QUESTIONS)
 _SENTENCES = (
     "Is there a in the image? What color is the What shape is the How many are there?",
     "a an one two three four and at the of or left right above below a photo of yes no 0 1 2 3 4, .",

@@ -54,10 +54,6 @@ MAGVIT = MagvitConfig(
     bits=tiles.BITS,
     groups=8,
 )
-SUFFIXES = ("", "\nAnswer the question using a single word or phrase.")
-YES_NO = " Please answer yes or no."
-LETTER = "\n\nAnswer with the option's letter from the given choices directly."
-CAPTION_QUESTIONS = ("Give a caption for this image.", "Provide a one-sentence caption for the provided image.")
 
 
 def training_scene(rng: random.Random) -> Scene:
@@ -82,7 +78,7 @@ def code_grids(rng: np.random.Generator, count: int) -> np.ndarray:
     size, color, shape = (rng.integers(0, len(some), filled.shape) for some in (SIZES, COLORS, SHAPES))
     for quadrant in range(4):
         down, right = divmod(quadrant, 2)
-        codes = quadrant << 7 | size << 6 | color << 3 | shape
+        codes = tiles.code_at(quadrant, size, color, shape)
         grids[:, down::2, right::2] = np.where(filled, codes, tiles.BARE)
     swapped = rng.random(grids.shape) < rng.random((count, 1, 1)) * (np.arange(count) % 2)[:, None, None]
     grids[swapped] = rng.integers(0, 2**tiles.BITS, swapped.sum())
@@ -188,20 +184,20 @@ class Writer:
         """A question about a scene in one of the benchmarks' forms, and its answer."""
         kind = rng.random()
         if kind < 0.05:
-            return rng.choice(CAPTION_QUESTIONS), describe(scene, rng).text
+            return rng.choice(tokenizer.CAPTION_QUESTIONS), describe(scene, rng).text
         query = random_query(scene, rng)
         answer = query.answer(scene.things)
         if kind < 0.12 and len(query.choices) > 2:
             return self.multiple_choice(query, answer, rng)
         if query.choices == ("yes", "no") and kind < 0.3:
-            return query.text + YES_NO, answer
-        return query.text + rng.choice(SUFFIXES), answer
+            return query.text + tokenizer.YES_NO, answer
+        return query.text + rng.choice(("", tokenizer.SHORT_ANSWER)), answer
 
     def multiple_choice(self, query: Query, answer: str, rng: random.Random) -> tuple[str, str]:
         options = [answer, *rng.sample([c for c in query.choices if c != answer], 3 if len(query.choices) > 3 else 2)]
         rng.shuffle(options)
         lines = [f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=False)]
-        return "\n".join([query.text, *lines]) + LETTER, "ABCD"[options.index(answer)]
+        return "\n".join([query.text, *lines]) + tokenizer.LETTER, "ABCD"[options.index(answer)]
 
     def answering(self, rng: random.Random, count: int, length: int) -> Rows:
         """`count` rows, each one picture followed by as many questions and answers as fit."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Union
 
 from gapbench.records import Estimate, Failure, Item, Judgement, Picture, Record
@@ -15,6 +16,17 @@ Response: TypeAlias = Union[str, "Image.Image", Failure]
 
 # The drawing of an item and seed of this task that an earlier part made, or None where the model failed to draw it.
 Drawings = Callable[[str, int], Picture | None]
+
+
+def file_picture(path: Path, key: str | None = None) -> Picture:
+    """A picture that is decoded from its file when it is opened; by default its path tells it from others."""
+
+    def decode() -> Image.Image:
+        from PIL import Image
+
+        return Image.open(path)
+
+    return Picture(key or str(path), decode)
 
 
 class Task(Protocol):

@@ -14,6 +14,7 @@ against drawn (G_judge) gives the table p11, p10, p01, p00, and gap = p10 - p01.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -271,7 +272,7 @@ def metrics(records: Sequence[Record]) -> dict[str, Estimate]:
     of_skill = {skill: np.array([skill in row.skills for row in joined]) for skill in skills}
 
     # Blocks of (values, count): all questions, each question weighted by 1 / questions of its item, then each skill.
-    sizes = {cluster: clusters.count(cluster) for cluster in set(clusters)}
+    sizes = Counter(clusters)
     weights = [np.ones(len(joined)), np.array([1 / sizes[cluster] for cluster in clusters])]
     weights += [of_skill[skill].astype(float) for skill in skills]
     with_count = np.concatenate([values, np.ones((len(joined), 1))], axis=1)

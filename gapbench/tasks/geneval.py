@@ -13,6 +13,7 @@ Rules follow djghosh13/geneval at af4902f (`evaluate_images.py`, `summary_scores
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,9 +110,7 @@ def metrics(records: Sequence[Record]) -> dict[str, Estimate]:
     best: dict[str, float] = {}
     for record in records:
         best[record.cluster] = max(best.get(record.cluster, 0.0), record.score)
-    images_of = dict.fromkeys(best, 0)
-    for record in records:
-        images_of[record.cluster] += 1
+    images_of = Counter(record.cluster for record in records)
 
     # Per record: score and count in its kind's two columns; then shares of its prompt's best image and of the prompt.
     contributions = np.zeros((len(records), 2 * len(tags) + 2))

@@ -25,7 +25,7 @@ import numpy as np
 
 from gapbench import stats
 from gapbench.records import Estimate, InputError, Judgement, Record
-from gapbench.responses import Saved, read_answers, read_rows
+from gapbench.responses import Saved, read_answers, read_rows, records_of
 from gapbench.skills import skills_of
 from gapbench.tasks.base import Response
 from gapbench.tasks.prompts import SHORT_ANSWER
@@ -186,15 +186,12 @@ def read_saved(path: Path, data: Path | None) -> Saved:
     answers = read_answers(path, references, _KEYS)
 
     def judge(variant: str) -> list[Record]:
-        records = []
-        for name, response in answers.given.items():
+        def one(name: str, response: str) -> tuple[str, tuple[str, ...], Judgement]:
             reference = references[name]
-            judged = judge_answer(reference, response, variant)
             skills = skills_of("gqa", reference.semantic)
-            records.append(
-                Record("gqa", name, reference.image, skills, 0, response, judged.score, details=judged.details)
-            )
-        return records
+            return reference.image, skills, judge_answer(reference, response, variant)
+
+        return records_of("gqa", answers, one)
 
     return Saved(answers, judge, (f"data: testdev balanced {len(references)}",))
 

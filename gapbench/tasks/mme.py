@@ -23,7 +23,7 @@ import numpy as np
 
 from gapbench import stats
 from gapbench.records import Estimate, InputError, Judgement, Record
-from gapbench.responses import Answers, Found, Saved, match, read_answers, read_text
+from gapbench.responses import Answers, Found, Saved, match, read_answers, read_text, records_of
 from gapbench.skills import skills_of
 from gapbench.tasks import pope
 from gapbench.tasks.base import Response
@@ -202,15 +202,12 @@ def read_saved(path: Path, data: Path | None) -> Saved:
     by_id = {reference.id: reference for reference in references}
 
     def judge(variant: str) -> list[Record]:
-        records = []
-        for name, response in answers.given.items():
+        def one(name: str, response: str) -> tuple[str, tuple[str, ...], Judgement]:
             reference = by_id[name]
-            judged = judge_answer(reference, response, variant)
             skills = skills_of("mme", reference.subtask)
-            records.append(
-                Record("mme", name, reference.cluster, skills, 0, response, judged.score, details=judged.details)
-            )
-        return records
+            return reference.cluster, skills, judge_answer(reference, response, variant)
+
+        return records_of("mme", answers, one)
 
     return Saved(answers, judge)
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gapbench.records import InputError, Record
-from gapbench.responses import Found, Row, Saved, few, found, match, read_rows, unreadable
+from gapbench.records import InputError, Judgement, Record
+from gapbench.responses import Found, Row, Saved, few, found, match, read_rows, records_of, unreadable
+from gapbench.skills import skills_of
 from gapbench.tasks import mmmu
 
 
@@ -47,12 +48,11 @@ def read(path: Path, data: Path | None) -> Saved:
         )
 
     def judge(variant: str) -> list[Record]:
-        records = []
-        for name, response in answers.given.items():
-            judgement = mmmu.judge_answer(references[name], response, variant)
-            records.append(
-                Record("mmmu", name, name, ("knowledge",), 0, response, judgement.score, details=judgement.details)
-            )
+        def one(name: str, response: str) -> tuple[str, tuple[str, ...], Judgement]:
+            skills = skills_of("mmmu", mmmu.place(name)[0])
+            return name, skills, mmmu.judge_answer(references[name], response, variant)
+
+        records = records_of("mmmu", answers, one)
         return mmmu.guess(records) if variant == "official-random" else records
 
     return Saved(answers, judge)

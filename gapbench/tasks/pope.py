@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,8 +23,9 @@ import numpy as np
 
 from gapbench import stats
 from gapbench.metrics import vqa_accuracy
-from gapbench.records import Estimate, InputError, Item, Judgement, Picture, Question, Record
-from gapbench.tasks.base import Drawings, Response
+from gapbench.records import Estimate, InputError, Item, Judgement, Question, Record
+from gapbench.skills import skills_of
+from gapbench.tasks.base import Drawings, Response, file_picture
 from gapbench.tasks.prompts import SHORT_ANSWER
 
 SPLITS = ("random", "popular", "adversarial")
@@ -107,20 +107,14 @@ def _checked(line: str, where: str, position: int) -> dict[str, Any]:
 
 def _item(row: Mapping[str, Any], split: str, images: Path) -> Item:
     name = f"{split}/{row['question_id']}"
-    picture = Picture(row["image"], partial(_open, images / row["image"]))
+    picture = file_picture(images / row["image"], key=row["image"])
     return Item(
         id=name,
         cluster=row["image"],
-        skills=("object",),
+        skills=skills_of("pope", split),
         ask=Question(name, prompt(row["text"]), (picture,)),
         truth={"label": row["label"], "split": split},
     )
-
-
-def _open(path: Path) -> Any:
-    from PIL import Image
-
-    return Image.open(path)
 
 
 # --- How it is judged -------------------------------------------------------------------------------------------------
@@ -166,6 +160,12 @@ def judge_answer(label: str, response: Response, variant: str = "official") -> J
     """Right where the answer says the label. The details hold all that `metrics` needs, but for the split."""
     said = parse(response, variant) if isinstance(response, str) else "other"
     return Judgement(float(said == label), {"said": said, "label": label})
+
+
+def judge_item(item: Item, response: Response, variant: str = "official") -> Judgement:
+    """`judge_answer` of an item, whose split the metrics need as well."""
+    judged = judge_answer(item.truth["label"], response, variant)
+    return Judgement(judged.score, {**judged.details, "split": item.truth["split"]})
 
 
 # --- What is averaged over what ---------------------------------------------------------------------------------------
@@ -269,11 +269,7 @@ class Pope:
         return sorted(self.annotations.items, key=lambda item: order[item.cluster])
 
     def judge(self, items: Sequence[Item], responses: Sequence[Response]) -> list[Judgement]:
-        judgements = []
-        for item, response in zip(items, responses, strict=True):
-            judged = judge_answer(item.truth["label"], response, self.variant)
-            judgements.append(Judgement(judged.score, {**judged.details, "split": item.truth["split"]}))
-        return judgements
+        return [judge_item(item, response, self.variant) for item, response in zip(items, responses, strict=True)]
 
     def metrics(self, records: Sequence[Record]) -> dict[str, Estimate]:
         return metrics(records, self.variant)
@@ -290,7 +286,7 @@ def mini() -> Pope:
         Item(
             id=f"{split}/{row.question_id}",
             cluster=row.picture.key,
-            skills=("object",),
+            skills=skills_of("pope", split),
             ask=Question(f"{split}/{row.question_id}", prompt(row.text), (row.picture,)),
             truth={"label": row.label, "split": split},
         )

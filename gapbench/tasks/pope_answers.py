@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from gapbench.records import InputError, Item, Record
-from gapbench.responses import Answers, Found, Saved, found, match, read_rows, unreadable
+from gapbench.records import InputError, Item, Judgement, Record
+from gapbench.responses import Answers, Found, Saved, found, match, read_rows, records_of, unreadable
 from gapbench.tasks import pope
 from gapbench.tasks.prompts import SHORT_ANSWER
 
@@ -18,17 +18,14 @@ def read(path: Path, data: Path | None) -> Saved:
     annotations = pope.read_annotations(data)
     answers = read_answers(path, annotations.items)
 
+    items = {item.id: item for item in annotations.items}
+
     def judge(variant: str) -> list[Record]:
-        records = []
-        for item in annotations.items:
-            if item.id in answers.given:
-                response = answers.given[item.id]
-                judgement = pope.judge_answer(item.truth["label"], response, variant)
-                details = {**judgement.details, "split": item.truth["split"]}
-                records.append(
-                    Record("pope", item.id, item.cluster, item.skills, item.seed, response, judgement.score, details)
-                )
-        return records
+        def one(name: str, response: str) -> tuple[str, tuple[str, ...], Judgement]:
+            item = items[name]
+            return item.cluster, item.skills, pope.judge_item(item, response, variant)
+
+        return records_of("pope", answers, one)
 
     return Saved(answers, judge, (f"data: {annotations.data}",))
 
