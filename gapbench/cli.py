@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from gapbench.records import Decoding, InputError, Sampling
+from gapbench.records import InputError, Sampling
 
 if TYPE_CHECKING:
     from gapbench.report.tables import Table
@@ -41,9 +41,18 @@ def run(
     model: Annotated[
         str, typer.Option(help="A zoo name (`gapbench list models`) or a checkpoint folder.")
     ] = "show-o-mini",
-    suite: Annotated[str, typer.Option(help="A named list of tasks (`gapbench list suites`).")] = "mini",
+    suite: Annotated[
+        str | None, typer.Option(help="A named list of tasks (`gapbench list suites`); by default the model's.")
+    ] = None,
     tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks, in place of the whole suite.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images or prompts of each task.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the benchmarks' data; by default GAPBENCH_DATA, the cache, the hub."),
+    ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Measure on data that are a part of the benchmark's, marked so.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first drawing of a prompt.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; by default the checkpoint's.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; by default the checkpoint's.")] = None,
@@ -60,21 +69,23 @@ def run(
     from gapbench.manifest import finish, open_run, request_of
     from gapbench.models import zoo
     from gapbench.run import Runner, check_sides
+    from gapbench.tasks.base import Options
 
-    chosen = [catalogue.load(name, seed) for name in catalogue.names(suite, tasks)]
+    suite = suite or zoo.resolve(model).suite
+    options = Options(seed, data, allow_partial)
+    chosen = [catalogue.load(name, options) for name in catalogue.names(suite, tasks)]
     shard, device = _shard(device, to)
     loaded = zoo.load(model, device, dtype)
     check_sides(loaded, chosen, model)
     sampling = Sampling(steps=steps, guidance=guidance)
-    decoding = Decoding()
-    request = request_of(loaded, chosen, sampling, decoding, limit)
+    request = request_of(loaded, chosen, sampling, limit)
     folder, manifest = open_run(to, f"{_slug(model)}-{suite}", request, shard)
     if shard.leads:
         err.print(f"run folder: {folder.path}", highlight=False)
 
     started = time.time()
     progress = _Progress() if shard.leads else None
-    found = Runner(loaded, chosen, folder, sampling, decoding, limit, shard, progress).run()
+    found = Runner(loaded, chosen, folder, sampling, limit, shard, progress).run()
     if shard.leads:
         manifest["seconds"] = round(manifest["seconds"] + time.time() - started, 1)
         finish(folder, manifest, found, chosen)

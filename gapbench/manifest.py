@@ -16,16 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from gapbench.diagnostics import diagnostics
-from gapbench.records import Decoding, InputError, Sampling
+from gapbench.records import InputError, Sampling
 from gapbench.report.gallery import contact_sheet
 from gapbench.run import Shard, fingerprint, protocol_of
 from gapbench.store import SCHEMA, RunFolder, write_json
 from gapbench.tasks.base import Task
 
 
-def request_of(
-    model: Any, tasks: Sequence[Task], sampling: Sampling, decoding: Decoding, limit: int | None
-) -> dict[str, Any]:
+def request_of(model: Any, tasks: Sequence[Task], sampling: Sampling, limit: int | None) -> dict[str, Any]:
     """All that decides the numbers of a run: two runs of one request are one run."""
     protocols = {task.name: protocol_of(task) for task in tasks}
     return {
@@ -33,7 +31,6 @@ def request_of(
         "tasks": {name: {"protocol": p, "fingerprint": fingerprint(p)} for name, p in protocols.items()},
         "limit": limit,
         "sampling": asdict(model.settings(sampling)) if hasattr(model, "settings") else asdict(sampling),
-        "decoding": asdict(decoding),
     }
 
 

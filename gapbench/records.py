@@ -32,12 +32,16 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A text about zero or more pictures, to be answered with a text. `text` is the benchmark's full prompt."""
+    """A text about zero or more pictures, to be answered with a text. `text` is the benchmark's full prompt.
+
+    `template` False: `text` is the whole prompt as it stands, and the model puts no chat template around it.
+    """
 
     id: str
     text: str
     pictures: tuple[Picture, ...] = ()
     choices: tuple[str, ...] = ()
+    template: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,16 @@ class Sampling:
     steps: int | None = None
     guidance: float | None = None
     temperature: float | None = None
+
+
+class TextLikelihood(NamedTuple):
+    """Natural logarithm of the probability of a continuation, over how many tokens, and whether greedy decoding would
+    give it.
+    """
+
+    total: float
+    tokens: int
+    greedy: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from gapbench.records import InputError, Judgement, Record
 
 KINDS = ("missing", "extra", "duplicate", "unreadable")
 OURS = ("id", "response")
+RECORDED = ("item", "response")  # a run's records
 _NAMED = 3  # how many of a kind an error names
 
 
@@ -135,8 +136,11 @@ def _parse(text: str) -> Any:
 
 
 def found(value: Any, keys: tuple[str, str] = OURS) -> Found | None:
-    """The answer of a row that has these keys of an id and a response, or None where it has not. Ids may be numbers."""
-    if not isinstance(value, dict):
+    """The answer of a row that has these keys of an id and a response, or None where it has not. Ids may be numbers.
+
+    A record of a response that the model failed to give is no answer.
+    """
+    if not isinstance(value, dict) or (keys == RECORDED and value.get("error")):
         return None
     name, response = (value.get(key) for key in keys)
     if isinstance(name, int) and not isinstance(name, bool):
@@ -169,10 +173,10 @@ def match(expected: Iterable[str], found: Iterable[Found], unreadable: Sequence[
 
 
 def read_answers(path: Path, expected: Iterable[str], keys: tuple[str, str] = OURS) -> Answers:
-    """Answers of one file with an object a row: {"id", "response"}, or the benchmark's own `keys` for the two."""
+    """Answers of one file with an object a row: {"id", "response"}, a run's records, or the benchmark's own `keys`."""
     answers, bad = [], []
     for row in read_rows(path):
-        answer = found(row.value) or found(row.value, keys)
+        answer = found(row.value) or found(row.value, keys) or found(row.value, RECORDED)
         if answer is None:
             bad.append(unreadable(row))
         else:

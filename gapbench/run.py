@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
-from gapbench.records import Decoding, Failure, InputError, Item, Picture, Prompt, Record, RecordKey, Sampling
+from gapbench.ahead import Ahead
+from gapbench.data.pictures import file_picture
+from gapbench.records import Failure, InputError, Item, Picture, Prompt, Record, RecordKey, Sampling
 from gapbench.store import SCHEMA, RunFolder, write_json
-from gapbench.tasks.base import Response, Task, file_picture
+from gapbench.tasks.base import Items, Response, Task
 
 QUESTIONS_PER_CHUNK = 256
 PROMPTS_PER_CHUNK = 64
@@ -40,11 +42,11 @@ class Shard:
         return self.rank == 0
 
 
-def chunks(items: Sequence[Item]) -> Iterator[list[Item]]:
+def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
     """Items in stretches of whole clusters (as they stand in order), the last one as short as it is."""
-    size = PROMPTS_PER_CHUNK if items and isinstance(items[0].ask, Prompt) else QUESTIONS_PER_CHUNK
     chunk: list[Item] = []
     for item in items:
+        size = PROMPTS_PER_CHUNK if isinstance(item.ask, Prompt) else QUESTIONS_PER_CHUNK
         if len(chunk) >= size and item.cluster != chunk[-1].cluster:
             yield chunk
             chunk = []
@@ -53,12 +55,15 @@ def chunks(items: Sequence[Item]) -> Iterator[list[Item]]:
         yield chunk
 
 
-def limited(items: Sequence[Item], limit: int | None) -> list[Item]:
-    """The items of the first `limit` clusters."""
-    if limit is None:
-        return list(items)
-    kept = set(list(dict.fromkeys(item.cluster for item in items))[:limit])
-    return [item for item in items if item.cluster in kept]
+def limited(items: Iterable[Item], limit: int | None) -> Iterator[Item]:
+    """The items of the first `limit` clusters; those of one cluster stand together."""
+    clusters, last = 0, None
+    for item in items:
+        clusters += item.cluster != last
+        last = item.cluster
+        if limit is not None and clusters > limit:
+            return
+        yield item
 
 
 class Runner:
@@ -70,13 +75,12 @@ class Runner:
         tasks: Sequence[Task],
         folder: RunFolder,
         sampling: Sampling,
-        decoding: Decoding,
         limit: int | None = None,
         shard: Shard | None = None,
         progress: Progress | None = None,
     ) -> None:
         self.model, self.tasks, self.folder = model, tasks, folder
-        self.sampling, self.decoding, self.limit = sampling, decoding, limit
+        self.sampling, self.limit = sampling, limit
         self.shard = shard or Shard()
         self.progress = progress
 
@@ -94,32 +98,39 @@ class Runner:
         return json.loads((self.folder.path / "results.json").read_text())
 
     def _run_part(self, task: Task, part: str) -> None:
-        done = {record.key: record for record in self.folder.records(task.name)}
-        items = limited(task.items(part, drawings_of(task, self.folder, done)), self.limit)
-        mine = [chunk for i, chunk in enumerate(chunks(items)) if i % self.shard.world == self.shard.rank]
-        todo = [chunk for chunk in mine if any(key_of(item) not in done for item in chunk)]
-        if not todo:
+        done = drawn_by_key(self.folder.each_record(task.name))
+        items = task.items(part, drawings_of(task, self.folder, done))
+        # Items are gone through twice: to count what is missing, and chunk by chunk; they need not fit into memory.
+        missing = [sum(key_of(item) not in done for item in chunk) for chunk in self._mine(items)]
+        if not any(missing):
             return
         if self.progress:
-            missing = sum(len(chunk) for chunk in todo)
-            total = sum(len(chunk) for chunk in mine)
-            self.progress.start(f"{task.name} {part}".strip(), total, total - missing)
-        for chunk in todo:
-            responses = []
-            for response in self._ask(chunk):
-                responses.append(response)
-                if self.progress:
-                    self.progress.advance(1)
-            records = self._judged(task, chunk, responses)
-            self.folder.append(task.name, [record for record in records if record.key not in done])
+            total = sum(len(chunk) for chunk in self._mine(items))
+            asked = sum(len(chunk) for chunk, lacks in zip(self._mine(items), missing, strict=True) if lacks)
+            self.progress.start(f"{task.name} {part}".strip(), total, total - asked)
+        with Ahead() as ahead:
+            todo = (chunk for chunk, lacks in zip(self._mine(items), missing, strict=True) if lacks)
+            for chunk in ahead.over(todo):
+                responses = []
+                for response in self._ask(task, chunk):
+                    responses.append(response)
+                    if self.progress:
+                        self.progress.advance(1)
+                records = self._judged(task, chunk, responses)
+                self.folder.append(task.name, [record for record in records if record.key not in done])
         if self.progress:
             self.progress.stop()
 
-    def _ask(self, chunk: Sequence[Item]) -> Iterator[Response]:
+    def _mine(self, items: Items) -> Iterator[list[Item]]:
+        """This process's chunks."""
+        every = chunks(limited(items, self.limit))
+        return (chunk for number, chunk in enumerate(every) if number % self.shard.world == self.shard.rank)
+
+    def _ask(self, task: Task, chunk: Sequence[Item]) -> Iterator[Response]:
         asks = [item.ask for item in chunk]
         if isinstance(asks[0], Prompt):
             return self.model.draw(asks, self.sampling)
-        return self.model.answer(asks, self.decoding)
+        return self.model.answer(asks, task.decoding)
 
     def _judged(self, task: Task, items: Sequence[Item], responses: Sequence[Response]) -> list[Record]:
         records = []
@@ -149,17 +160,24 @@ def key_of(item: Item) -> RecordKey:
     return RecordKey(item.part, item.id, item.seed)
 
 
+def drawn_by_key(records: Iterable[Record]) -> dict[RecordKey, str | None]:
+    """What is recorded, and of each drawing its path in the run folder; of records nothing else is kept."""
+    done: dict[RecordKey, str | None] = {}
+    for record in records:
+        drawing = record.error is None and record.response.startswith("images/")
+        done.setdefault(record.key, record.response if drawing else None)
+    return done
+
+
 def drawings_of(
-    task: Task, folder: RunFolder, done: Mapping[RecordKey, Record]
+    task: Task, folder: RunFolder, done: Mapping[RecordKey, str | None]
 ) -> Callable[[str, int], Picture | None]:
     """Drawings that earlier parts of the task recorded, as pictures."""
 
     def find(item: str, seed: int) -> Picture | None:
-        for part in task.parts:
-            record = done.get(RecordKey(part, item, seed))
-            if record is not None and record.error is None and record.response.startswith("images/"):
-                return file_picture((folder.path / record.response).resolve())
-        return None
+        paths = (done.get(RecordKey(part, item, seed)) for part in task.parts)
+        path = next(filter(None, paths), None)
+        return file_picture((folder.path / path).resolve()) if path else None
 
     return find
 
@@ -170,9 +188,10 @@ def results(model: Any, tasks: Sequence[Task], folder: RunFolder, limit: int | N
     told = {"schema": SCHEMA, "model": described["name"], "weights": described.get("weights"), "tasks": {}}
     for task in tasks:
         recorded = {record.key: record for record in folder.records(task.name)}
+        drawn = drawn_by_key(recorded.values())
         done, expected, asked = [], 0, 0
         for part in task.parts:
-            items = task.items(part, drawings_of(task, folder, recorded))
+            items = task.items(part, drawings_of(task, folder, drawn))
             expected += len(items)
             due = [key_of(item) for item in limited(items, limit)]
             asked += len(due)
@@ -182,7 +201,7 @@ def results(model: Any, tasks: Sequence[Task], folder: RunFolder, limit: int | N
             "side": task.side,
             "protocol": protocol,
             "fingerprint": fingerprint(protocol),
-            "expected": expected,
+            "expected": getattr(task, "whole", expected),
             "asked": asked,
             "done": len(done),
             "failed": sum(record.error is not None for record in done),
@@ -201,7 +220,8 @@ def unjudged(task: Task, records: Sequence[Record]) -> int:
 
 def protocol_of(task: Task) -> dict[str, Any]:
     """Everything about a task that can change a number."""
-    return {"task": task.name, "version": task.version, **task.protocol()}
+    decoding = {"decoding": asdict(task.decoding)} if task.decoding else {}
+    return {"task": task.name, "version": task.version, **task.protocol(), **decoding}
 
 
 def fingerprint(protocol: Mapping[str, Any]) -> str:

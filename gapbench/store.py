@@ -15,12 +15,12 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from gapbench.records import InputError, Record
+from gapbench.records import InputError, Record, RecordKey
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -87,23 +87,27 @@ class RunFolder:
         ranked = [p for p in folder.glob(f"{task}.*.jsonl") if p.name.removeprefix(f"{task}.").split(".")[0].isdigit()]
         return [path for path in [folder / f"{task}.jsonl", *sorted(ranked)] if path.exists()]
 
-    def records(self, task: str) -> list[Record]:
-        """What is there, each key once (the first counts).
+    def each_record(self, task: str) -> Iterator[Record]:
+        """What is there, one by one; a key that was recorded twice comes twice.
 
         Raises InputError naming file and line for a line that is no record, unless it is the last and torn.
         """
-        found: dict[Any, Record] = {}
         for path in self._record_paths(task):
-            lines = path.read_bytes().split(b"\n")
-            for number, line in enumerate(lines, start=1):
-                if not line or number == len(lines):
-                    continue  # behind the last line end stands nothing, or what a kill tore
-                try:
-                    fields = json.loads(line)
-                    record = Record(**{**fields, "skills": tuple(fields["skills"])})
-                except (ValueError, TypeError, KeyError) as error:
-                    raise InputError(f"{path}:{number}: not a record ({error})") from error
-                found.setdefault(record.key, record)
+            with path.open("rb") as file:
+                for number, line in enumerate(file, start=1):
+                    if not line.endswith(b"\n") or line == b"\n":
+                        continue  # behind the last line end stands nothing, or what a kill tore
+                    try:
+                        fields = json.loads(line)
+                        yield Record(**{**fields, "skills": tuple(fields["skills"])})
+                    except (ValueError, TypeError, KeyError) as error:
+                        raise InputError(f"{path}:{number}: not a record ({error})") from error
+
+    def records(self, task: str) -> list[Record]:
+        """What is there, each key once (the first counts). Raises InputError as `each_record`."""
+        found: dict[RecordKey, Record] = {}
+        for record in self.each_record(task):
+            found.setdefault(record.key, record)
         return list(found.values())
 
     def append(self, task: str, records: Iterable[Record]) -> None:

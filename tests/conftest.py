@@ -27,6 +27,11 @@ def shared() -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def no_data_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GAPBENCH_DATA", raising=False)
+
+
 class FakeModel:
     """Answers and draws by chance, from a seed made of the ask and of all that it is handed with it.
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -41,6 +42,7 @@ def gapbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 @pytest.fixture
 def fake_zoo(monkeypatch: pytest.MonkeyPatch, fake_model: Any, tmp_path: Path) -> None:
     monkeypatch.setattr(zoo, "load", lambda name, device, dtype: fake_model(name))
+    monkeypatch.setattr(zoo, "resolve", lambda name: SimpleNamespace(suite="mini"))
     monkeypatch.chdir(tmp_path)
 
 

@@ -12,9 +12,10 @@ from PIL import Image
 
 from gapbench import tasks
 from gapbench.manifest import finish, open_run, request_of
-from gapbench.records import Decoding, InputError, Sampling
+from gapbench.records import InputError, Sampling
 from gapbench.run import Runner, Shard
 from gapbench.store import RunFolder
+from gapbench.tasks.base import Options
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +33,8 @@ def request_for(fake_model: Any) -> Any:
         limit: int | None = 2,
         steps: int | None = None,
     ) -> dict[str, Any]:
-        chosen = [tasks.load(name, seed) for name in names]
-        return request_of(fake_model(model), chosen, Sampling(steps=steps), Decoding(), limit)
+        chosen = [tasks.load(name, Options(seed)) for name in names]
+        return request_of(fake_model(model), chosen, Sampling(steps=steps), limit)
 
     return make
 
@@ -152,7 +153,9 @@ def test_the_manifest_says_what_ran(request_for: Any, monkeypatch: pytest.Monkey
     assert len(asked["model"]["weights"]["transformer"]["sha256"]) == 64
     assert asked["limit"] == 2
     assert asked["sampling"] == {"steps": 9, "guidance": 2.0, "temperature": 1.0}
-    assert asked["decoding"] == {"max_new_tokens": 32, "temperature": 0.0, "top_k": None, "seed": 0}
+    decoding = {"max_new_tokens": 32, "temperature": 0.0, "top_k": None, "seed": 0}
+    assert asked["tasks"]["gap-mini"]["protocol"]["decoding"] == decoding
+    assert "decoding" not in asked["tasks"]["geneval-mini"]["protocol"]
     assert asked["tasks"]["gap-mini"]["protocol"]["seeds"] == [4]
     assert asked["tasks"]["geneval-mini"]["protocol"]["first_seed"] == 4
     assert all(len(task["fingerprint"]) == 12 for task in asked["tasks"].values())
@@ -167,12 +170,12 @@ def test_a_machine_without_git_can_measure(request_for: Any, monkeypatch: pytest
 
 
 def test_what_a_finished_run_leaves(fake_model: Any) -> None:
-    chosen = [tasks.load(name, 0) for name in ("gap-mini", "pope-mini", "geneval-mini")]
+    chosen = [tasks.load(name) for name in ("gap-mini", "pope-mini", "geneval-mini")]
     model = fake_model(fails=lambda ask: ask.id.startswith("00001"))
-    sampling, decoding = Sampling(), Decoding()
-    request = request_of(model, chosen, sampling, decoding, 3)
+    sampling = Sampling()
+    request = request_of(model, chosen, sampling, 3)
     folder, manifest = open_run(Path("run"), "", request, Shard())
-    found = Runner(model, chosen, folder, sampling, decoding, 3).run()
+    found = Runner(model, chosen, folder, sampling, 3).run()
     finish(folder, manifest, found, chosen)
 
     told = folder.manifest()
@@ -193,10 +196,10 @@ def test_what_a_finished_run_leaves(fake_model: Any) -> None:
 
 
 def test_a_run_without_a_gap_leaves_no_diagnostics(fake_model: Any) -> None:
-    chosen = [tasks.load("pope-mini", 0)]
-    request = request_of(fake_model(), chosen, Sampling(), Decoding(), 2)
+    chosen = [tasks.load("pope-mini")]
+    request = request_of(fake_model(), chosen, Sampling(), 2)
     folder, manifest = open_run(Path("run"), "", request, Shard())
-    finish(folder, manifest, Runner(fake_model(), chosen, folder, Sampling(), Decoding(), 2).run(), chosen)
+    finish(folder, manifest, Runner(fake_model(), chosen, folder, Sampling(), 2).run(), chosen)
     assert folder.manifest()["status"] == "complete"
     assert not (folder.path / "diagnostics.json").exists()
     assert not (folder.path / "drawings.png").exists()

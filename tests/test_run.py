@@ -23,7 +23,7 @@ from gapbench import cli, run, tasks
 from gapbench.records import Decoding, Failure, InputError, Item, Prompt, Question, Sampling
 from gapbench.run import Runner, Shard, chunks, limited
 from gapbench.store import RunFolder
-from gapbench.tasks.base import Task
+from gapbench.tasks.base import Options, Task
 
 NAMES = ("gap-mini", "pope-mini", "geneval-mini")
 
@@ -36,14 +36,14 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @cache
 def task(name: str) -> Task:
-    return tasks.load(name, 0)
+    return tasks.load(name)
 
 
 def measure(
     path: Path, model: Any, names: Sequence[str] = NAMES, limit: int | None = 5, shard: Shard | None = None
 ) -> dict[str, Any]:
     folder = RunFolder(path, shard.rank if shard else None)
-    return Runner(model, [task(name) for name in names], folder, Sampling(), Decoding(), limit, shard).run()
+    return Runner(model, [task(name) for name in names], folder, Sampling(), limit, shard).run()
 
 
 def contents(path: Path) -> dict[str, Any]:
@@ -93,8 +93,8 @@ def test_chunks_are_stretches_of_whole_clusters(sizes: list[int], drawn: bool) -
 @given(st.lists(st.integers(1, 4), max_size=6), st.integers(1, 8))
 def test_a_limit_takes_whole_clusters(sizes: list[int], limit: int) -> None:
     items = items_of(sizes)
-    assert limited(items, limit) == items_of(sizes[:limit])
-    assert limited(items, None) == items
+    assert list(limited(items, limit)) == items_of(sizes[:limit])
+    assert list(limited(items, None)) == items
 
 
 # --- one piece or many ------------------------------------------------------------------------------------------------
@@ -262,14 +262,14 @@ def test_questions_that_the_judge_failed_are_left_out_and_counted(fake_model: An
         "on the drawing": lambda q: q.text.startswith("Is") and not q.pictures[0].key.startswith("miniature-"),
     }.items():
         gap = replace(task("gap-mini"), judge_model=Moody(eye, silent))
-        runner = Runner(fake_model(), [gap], RunFolder(tmp_path / name), Sampling(), Decoding(), 5)
+        runner = Runner(fake_model(), [gap], RunFolder(tmp_path / name), Sampling(), 5)
         told = runner.run()["tasks"]["gap-mini"]
         assert told["done"] == whole["done"]
         assert told["failed"] == 0
         assert told["unjudged"] > 0, name
         assert {told["metrics"][m]["n"] + told["unjudged"] for m in ("U", "G", "gap")} == {whole["metrics"]["U"]["n"]}
     gap = replace(task("gap-mini"), judge_model=Moody(eye, lambda question: True))
-    silent = Runner(fake_model(), [gap], RunFolder(tmp_path / "silent"), Sampling(), Decoding(), 2).run()
+    silent = Runner(fake_model(), [gap], RunFolder(tmp_path / "silent"), Sampling(), 2).run()
     assert silent["tasks"]["gap-mini"]["metrics"] == {}
     assert silent["tasks"]["gap-mini"]["unjudged"] > 0
 
@@ -287,14 +287,14 @@ def test_a_task_that_a_model_cannot_do_is_refused(fake_model: Any) -> None:
 
 def test_fingerprints_tell_protocols_apart() -> None:
     told = [run.fingerprint(run.protocol_of(t)) for t in map(task, NAMES)]
-    told += [run.fingerprint(run.protocol_of(tasks.load("gap-mini", 1)))]
+    told += [run.fingerprint(run.protocol_of(tasks.load("gap-mini", Options(1))))]
     assert len(set(told)) == 4
     assert run.fingerprint({"a": 1, "b": 2}) == run.fingerprint({"b": 2, "a": 1})
 
 
 # --- the real thing, killed -------------------------------------------------------------------------------------------
 
-SETTINGS = ("--tasks", "geneval,gap", "--limit", "18", "--steps", "24", "--device", "cpu")
+SETTINGS = ("--suite", "mini", "--tasks", "geneval,gap", "--limit", "18", "--steps", "24", "--device", "cpu")
 
 
 def arguments(model: Path, out: Path) -> list[str]:

@@ -59,7 +59,7 @@ def test_golden_answers_in_a_folder_in_under_two_seconds(shared) -> None:
     assert scored.metrics["pooled/f1"].value == expected["pooled_9000"]["official"]["F1 score"]
     faults = {"missing": 0, "extra": 0, "duplicate": 0, "unreadable": 0, "unparsed": 0}
     assert scored.counts == {"expected": 9000, "done": 9000, **faults}
-    assert scored.notes == ("data: random 3000, popular 3000, adversarial 3000",)
+    assert scored.notes == ("data: random 3000, popular 3000, adversarial 3000; rows e9760ac79c2c36c6",)
     assert (scored.task, scored.variant, scored.partial, len(scored.records)) == ("pope", "official", False, 9000)
 
 
@@ -147,7 +147,7 @@ def test_answers_to_the_old_random_file_are_never_scored_on_the_new(data, tmp_pa
 def test_answers_to_the_old_random_file_are_scored_on_it(data, tmp_path) -> None:
     lines(tmp_path / "coco_pope_random.json", [question(number) for number in range(1, 2911)])
     scored = score("pope", document(tmp_path / "answers.json", ANSWERS[:2910]), tmp_path)
-    assert scored.notes == ("data: random 2910 (e3e3926)",)
+    assert scored.notes[0].startswith("data: random 2910 (e3e3926); rows ")
     refused("3000 answers .* 2910 questions.*since", "pope", document(tmp_path / "answers.json", ANSWERS), tmp_path)
 
 
@@ -159,7 +159,7 @@ def test_answers_in_another_order_are_refused(data, tmp_path) -> None:
 
 def test_other_wrong_files(data, tmp_path) -> None:
     refused("absent.json: no such file", "pope", tmp_path / "absent.json", data)
-    refused("needs --data", "pope", lines(tmp_path / "a.jsonl", ROWS))
+    refused("pope: no data here. Give --data DIR", "pope", lines(tmp_path / "a.jsonl", ROWS))
     refused("no .json or .jsonl file with random", "pope", data / "..", data)
     refused("none of the 3000 expected answers: 3000 missing .* 3000 unreadable", "pope", data, data)
     empty = tmp_path / "random.jsonl"

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
-from gapbench.records import Decoding, Failure, Prompt, Question, Sampling
+from gapbench.records import Decoding, Failure, Prompt, Question, Sampling, TextLikelihood
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,6 +25,18 @@ R = TypeVar("R")
 @runtime_checkable
 class Answers(Protocol):
     def answer(self, questions: Sequence[Question], decoding: Decoding) -> Iterator[str | Failure]: ...
+
+
+@runtime_checkable
+class ScoresText(Protocol):
+    """How likely a model is to go on after a question with a given text; one continuation a question, in step.
+
+    White space at the end of the prompt counts as the continuation's. A prompt that is too long loses its beginning.
+    """
+
+    def log_likelihood(
+        self, questions: Sequence[Question], continuations: Sequence[str]
+    ) -> Iterator[TextLikelihood | Failure]: ...
 
 
 @runtime_checkable

@@ -33,6 +33,7 @@ class Entry:
     repo: str | None = None
     revision: str = "main"
     folder: Path | None = None
+    suite: str = "paper"  # the tasks that it is measured on unless others are asked for
 
 
 def entries() -> dict[str, Entry]:

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import importlib
 
 from gapbench.records import InputError
-from gapbench.tasks.base import Task
+from gapbench.tasks.base import Options, Task
 
-
-def _pope_mini(seed: int) -> Task:
-    from gapbench.tasks import pope
-
-    return pope.mini()
-
-
-def _geneval_mini(seed: int) -> Task:
-    from gapbench.tasks import geneval
-
-    return geneval.mini(seed)
-
-
-def _gap_mini(seed: int) -> Task:
-    from gapbench.tasks import gap
-
-    return gap.mini(seed)
-
-
-# name -> a function of the first seed of the drawings
-TASKS: dict[str, Callable[[int], Task]] = {
-    "gap-mini": _gap_mini,
-    "pope-mini": _pope_mini,
-    "geneval-mini": _geneval_mini,
+# name -> module and function of Options
+TASKS = {
+    "gap-mini": "gap:mini",
+    "pope-mini": "pope:mini",
+    "geneval-mini": "geneval:mini",
+    "pope": "pope:real",
 }
-SUITES: dict[str, tuple[str, ...]] = {"mini": ("gap-mini", "pope-mini", "geneval-mini")}
+SUITES: dict[str, tuple[str, ...]] = {
+    "mini": ("gap-mini", "pope-mini", "geneval-mini"),
+    "paper": ("pope",),
+}
 
 
 def names(suite: str, tasks: str | None) -> list[str]:
@@ -57,5 +42,7 @@ def names(suite: str, tasks: str | None) -> list[str]:
     return chosen
 
 
-def load(name: str, seed: int) -> Task:
-    return TASKS[name](seed)
+def load(name: str, options: Options | None = None) -> Task:
+    """Raises InputError, one line, where the task's data are not there or not the benchmark's."""
+    module, _, function = TASKS[name].partition(":")
+    return getattr(importlib.import_module(f"gapbench.tasks.{module}"), function)(options or Options())

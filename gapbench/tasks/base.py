@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Union
 
-from gapbench.records import Estimate, Failure, Item, Judgement, Picture, Record
+from gapbench.records import Decoding, Estimate, Failure, Item, Judgement, Picture, Record
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -18,15 +19,40 @@ Response: TypeAlias = Union[str, "Image.Image", Failure]
 Drawings = Callable[[str, int], Picture | None]
 
 
-def file_picture(path: Path, key: str | None = None) -> Picture:
-    """A picture that is decoded from its file when it is opened; by default its path tells it from others."""
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a task is made with. seed: of the first drawing; data: a folder, see data/sources.py; allow_partial: take
+    data that are a part of the benchmark's.
+    """
 
-    def decode() -> Image.Image:
-        from PIL import Image
+    seed: int = 0
+    data: Path | None = None
+    allow_partial: bool = False
 
-        return Image.open(path)
 
-    return Picture(key or str(path), decode)
+class Items(Protocol):
+    """Items that can be gone through again and again; their number is known, but they need not all be in memory.
+
+    Items of one cluster stand together.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Item]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Items made anew whenever they are gone through."""
+
+    count: int
+    make: Callable[[], Iterator[Item]]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Item]:
+        return self.make()
 
 
 class Task(Protocol):
@@ -35,21 +61,62 @@ class Task(Protocol):
     `parts` are asked in order. Most tasks have one, named ""; a part may ask about the drawings of an earlier one.
     `judge` takes items and responses in step, as many as the caller likes, so that heavy judges can batch. A response
     that the model failed to give is judged too: it is wrong, and its details are as complete as any other's.
+    `decoding` is how answers are to be decoded, where any are asked for.
     `metrics` takes all records of the task, in the order of the items, and gives each metric's name and estimate;
     the first is the headline. A task that joins records to questions may say in `unjudged(records)` how many its judge
-    could not decide; elsewhere it is the records without a score. `protocol` names everything that can change a number:
-    data, prompt, judge, scoring.
+    could not decide; elsewhere it is the records without a score. One whose data may be a part of the benchmark's has
+    the number of all in `whole`. `protocol` names what else can change a number: data, prompt, judge, scoring.
     """
 
     name: str
     version: str
     side: Side
     parts: tuple[str, ...]
+    decoding: Decoding | None
 
-    def items(self, part: str, drawings: Drawings) -> Sequence[Item]: ...
+    def items(self, part: str, drawings: Drawings) -> Items: ...
 
     def judge(self, items: Sequence[Item], responses: Sequence[Response]) -> list[Judgement]: ...
 
     def metrics(self, records: Sequence[Record]) -> dict[str, Estimate]: ...
 
     def protocol(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class QuestionTask:
+    """A benchmark that asks questions: `asked` are its items, `whole` how many the complete benchmark has.
+
+    `judge_item` judges one response, `of_records` makes metrics of records, and `told` is the protocol.
+    """
+
+    name: str
+    version: str
+    asked: Items
+    whole: int
+    decoding: Decoding
+    judge_item: Callable[[Item, Response], Judgement]
+    of_records: Callable[[Sequence[Record]], dict[str, Estimate]]
+    told: Mapping[str, Any]
+
+    side = "understanding"
+    parts = ("",)
+
+    def items(self, part: str, drawings: Drawings) -> Items:
+        return self.asked
+
+    def judge(self, items: Sequence[Item], responses: Sequence[Response]) -> list[Judgement]:
+        return [self.judge_item(item, response) for item, response in zip(items, responses, strict=True)]
+
+    def metrics(self, records: Sequence[Record]) -> dict[str, Estimate]:
+        return self.of_records(records)
+
+    def protocol(self) -> Mapping[str, Any]:
+        return self.told
+
+
+def by_picture(items: Iterable[Item]) -> list[Item]:
+    """Items with those of one cluster together, clusters in the order of their first items: models share prefixes."""
+    items = list(items)
+    order = {cluster: i for i, cluster in enumerate(dict.fromkeys(item.cluster for item in items))}
+    return sorted(items, key=lambda item: order[item.cluster])

@@ -26,14 +26,14 @@ from gapbench import stats
 from gapbench.models.base import Answers
 from gapbench.records import Decoding, Estimate, Failure, Item, Judgement, Picture, Prompt, Question, Record
 from gapbench.skills import SKILLS
-from gapbench.tasks.base import Drawings, Response
+from gapbench.tasks.base import Drawings, Options, Response
 from gapbench.tasks.prompts import SHORT_ANSWER
 
 T = TypeVar("T")
 
 CELLS = ("p11", "p10", "p01", "p00")
 MEASURES = ("U", "G", "gap", *CELLS)
-JUDGE_DECODING = Decoding(max_new_tokens=32)
+DECODING = Decoding(max_new_tokens=32)  # the model's and a judge's answers
 _EXTRA = ("U_judge", "G_self", "answerer_effect", "drawing_loss")
 
 
@@ -75,6 +75,7 @@ class Gap:
     version = "1"
     side = "both"
     parts = ("real", "drawn", "own")
+    decoding = DECODING
 
     def items(self, part: str, drawings: Drawings) -> list[Item]:
         match part:
@@ -114,7 +115,7 @@ class Gap:
         right = [matches(response, answer) for response, answer in zip(responses, answers, strict=True)]
         if part == "own":
             return [Judgement(float(r), {"answer": a}) for r, a in zip(right, answers, strict=True)]
-        said = list(self.judge_model.answer([item.ask for item in items], JUDGE_DECODING))
+        said = list(self.judge_model.answer([item.ask for item in items], DECODING))
         return [
             Judgement(float(r), {"answer": a, "judge": _verdict(s, a)})
             for r, a, s in zip(right, answers, said, strict=True)
@@ -129,7 +130,7 @@ class Gap:
             for question in item.truth["item"].questions:
                 questions.append(Question(item.id, question.text + SHORT_ANSWER, (picture,), question.choices))
                 wanted.append(question.answer)
-        said = iter(list(self.judge_model.answer(questions, JUDGE_DECODING)))
+        said = iter(list(self.judge_model.answer(questions, DECODING)))
         wanted = iter(wanted)
         judgements = []
         for item, drawing in zip(items, drawings, strict=True):
@@ -175,7 +176,7 @@ def _verdict(said: str | Failure, answer: str) -> dict[str, Any]:
     return {"said": said, "right": matches(said, answer)}
 
 
-def mini(seed: int) -> Gap:
+def mini(options: Options) -> Gap:
     """The gap over the miniature world, judged by the exact eye."""
     from gapbench.miniature import benchmarks, eye
 
@@ -188,7 +189,7 @@ def mini(seed: int) -> Gap:
         )
         for h in benchmarks.homologous_scenes()
     ]
-    return Gap("gap-mini", data, eye.Eye(), "exact eye", benchmarks.DATA, seeds=(seed,))
+    return Gap("gap-mini", data, eye.Eye(), "exact eye", benchmarks.DATA, seeds=(options.seed,))
 
 
 # --- What is averaged over what ---------------------------------------------------------------------------------------

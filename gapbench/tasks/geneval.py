@@ -24,7 +24,7 @@ from gapbench import stats
 from gapbench.metrics.relations import Box, relations
 from gapbench.records import Estimate, Failure, Item, Judgement, Prompt, Record
 from gapbench.skills import skills_of
-from gapbench.tasks.base import Drawings, Response
+from gapbench.tasks.base import Drawings, Options, Response
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")
 IMAGES_PER_PROMPT = 4
@@ -152,6 +152,7 @@ class GenEval:
     version = "1"
     side = "generation"
     parts = ("",)
+    decoding = None
 
     def items(self, part: str, drawings: Drawings) -> list[Item]:
         found = []
@@ -197,7 +198,7 @@ class GenEval:
         }
 
 
-def mini(seed: int) -> GenEval:
+def mini(options: Options) -> GenEval:
     """GenEval of the miniature world: its prompts, its eye, the same decisions."""
     from gapbench.miniature import benchmarks, eye
 
@@ -212,4 +213,4 @@ def mini(seed: int) -> GenEval:
         return detected
 
     prompts = benchmarks.geneval_prompts()
-    return GenEval("geneval-mini", prompts, detector, "exact eye", benchmarks.GENEVAL_DATA, seed=seed)
+    return GenEval("geneval-mini", prompts, detector, "exact eye", benchmarks.GENEVAL_DATA, seed=options.seed)

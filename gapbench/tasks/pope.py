@@ -14,18 +14,24 @@ VLMEvalKit e8e78f0.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from gapbench import stats
+from gapbench.data import sources
+from gapbench.data.parquet import Table, shards
+from gapbench.data.pictures import file_picture, image_folder, present
+from gapbench.data.sources import check_count, digest
 from gapbench.metrics import vqa_accuracy
-from gapbench.records import Estimate, InputError, Item, Judgement, Question, Record
+from gapbench.records import Decoding, Estimate, InputError, Item, Judgement, Picture, Question, Record
+from gapbench.responses import read_text
 from gapbench.skills import skills_of
-from gapbench.tasks.base import Drawings, Response, file_picture
+from gapbench.tasks.base import Options, QuestionTask, Response, by_picture
 from gapbench.tasks.prompts import SHORT_ANSWER
 
 SPLITS = ("random", "popular", "adversarial")
@@ -34,6 +40,10 @@ MEASURES = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 ROWS = 3000
 # The random split of August 2023 (commit e3e3926), which LLaVA-1.5 was scored on: 90 "no" questions fewer.
 OLD_RANDOM_ROWS = 2910
+OFFICIAL_ROWS = (
+    "e9760ac79c2c36c6",
+    "3b12ab7c2ce1822e",
+)  # digests of the rows of all three files, with the new random file and with the old one
 
 Said = Literal["yes", "no", "other"]
 
@@ -47,74 +57,120 @@ def prompt(question: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Row:
+    """A question of one split; `image` is the COCO image's name without its extension."""
+
+    split: str
+    number: int
+    image: str
+    text: str
+    label: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.split}/{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
 class Annotations:
-    """The items of the splits that a folder holds, in file order, and the name of the data for reports."""
+    """Items in the order of the files, how many the complete benchmark has, and the name of the data for reports."""
 
     items: tuple[Item, ...]
+    whole: int
     data: str
 
 
-def read_annotations(folder: Path, images: Path | None = None) -> Annotations:
-    """Read coco_pope_{random,popular,adversarial}.json of the official repository, as many of them as `folder` has.
+def read(folder: Path, pictures: bool = True, allow_partial: bool = False) -> Annotations:
+    """Read coco_pope_{random,popular,adversarial}.json of the official repository, as many of them as `folder` has, or
+    the hub's parquet files.
 
-    Pictures are looked up in `images` (default: folder/val2014) only when they are opened.
-    Raises InputError, one line that names file and line, for a file that is not the official one.
+    With `pictures` all three splits and all images (in val2014/, images/ or `folder` itself) must be there, unless
+    `allow_partial`. Raises InputError, one line that names file and line, for files that are not the official ones.
     """
     folder = Path(folder)
-    images = folder / "val2014" if images is None else Path(images)
+    if files := shards(folder, "test"):
+        table = Table(files)
+        rows = list(_table_rows(table, allow_partial))
+        opened = [table.picture(number, row.image) for number, row in enumerate(rows)]
+    else:
+        rows = _own_rows(folder, pictures and not allow_partial, allow_partial)
+        images = image_folder(folder, ("val2014", "images"))
+        if pictures:
+            if not allow_partial and digest(sorted(map(astuple, rows))) not in OFFICIAL_ROWS:
+                raise InputError(f"{folder}: of the right size, but not the official questions; download them again")
+            there = present(images, (f"{row.image}.jpg" for row in rows), allow_partial)
+            rows = [row for row in rows if f"{row.image}.jpg" in there]
+        opened = [file_picture(images / f"{row.image}.jpg", row.image) for row in rows]
+    counts = Counter(row.split for row in rows)
+    old = counts["random"] == OLD_RANDOM_ROWS
+    named = ", ".join(f"{split} {counts[split]}" for split in SPLITS if counts[split]) + (" (e3e3926)" if old else "")
+    told = f"{named}; rows {digest(sorted(map(astuple, rows)))}"
+    items = tuple(item_of(row, picture) for row, picture in zip(rows, opened, strict=True))
+    return Annotations(items, len(SPLITS) * ROWS - (ROWS - OLD_RANDOM_ROWS if old else 0), told)
+
+
+def _own_rows(folder: Path, all_splits: bool, allow_partial: bool) -> list[Row]:
     paths = {split: folder / f"coco_pope_{split}.json" for split in SPLITS}
-    present = {split: path for split, path in paths.items() if path.is_file()}
-    if not present:
+    held = {split: path for split, path in paths.items() if path.is_file()}
+    if not held:
         raise InputError(f"{folder}: no coco_pope_{{random,popular,adversarial}}.json in this folder")
-    items: list[Item] = []
-    names = []
-    for split, path in present.items():
-        rows = _rows(path, split)
-        names.append(f"{split} {len(rows)}" + (" (e3e3926)" if len(rows) == OLD_RANDOM_ROWS else ""))
-        items += [_item(row, split, images) for row in rows]
-    return Annotations(tuple(items), ", ".join(names))
+    if all_splits and len(held) < len(SPLITS):
+        lacking = next(path for split, path in paths.items() if split not in held)
+        raise InputError(f"{lacking}: no such file; add it, or measure the other splits with --allow-partial")
+    return [row for split, path in held.items() for row in _split_rows(path, split, allow_partial)]
 
 
-def _rows(path: Path, split: str) -> list[dict[str, Any]]:
+def _split_rows(path: Path, split: str, allow_partial: bool) -> list[Row]:
+    rows = []
     # Split on "\n" alone: the files mix LF and CRLF, and str.splitlines would also cut at rarer separators.
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
-            rows.append(_checked(line, f"{path}:{number}", len(rows) + 1))
-    if len(rows) != ROWS and not (split == "random" and len(rows) == OLD_RANDOM_ROWS):
-        old = f" (or {OLD_RANDOM_ROWS} before October 2023)" if split == "random" else ""
-        raise InputError(f"{path}: {len(rows)} questions, the official file has {ROWS}{old}; download it again")
+            rows.append(_checked(line, f"{path}:{number}", split, len(rows) + 1))
+    if not (split == "random" and len(rows) == OLD_RANDOM_ROWS):
+        check_count(path, "questions", len(rows), ROWS, allow_partial)
     return rows
 
 
-def _checked(line: str, where: str, position: int) -> dict[str, Any]:
+def _checked(line: str, where: str, split: str, position: int) -> Row:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise InputError(f"{where}: not JSON ({error})") from error
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("image", "text", "label")):
         raise InputError(f"{where}: not a POPE question, which has the texts image, text and label")
-    if row["label"] not in ("yes", "no"):
-        raise InputError(f"{where}: label {row['label']!r} is neither yes nor no")
     if row.get("question_id") != position:
         raise InputError(f"{where}: question_id {row.get('question_id')!r} where {position} is due; rows are missing")
-    return row
+    return _row(where, split, position, row["image"], row["text"], row["label"])
 
 
-def _item(row: Mapping[str, Any], split: str, images: Path) -> Item:
-    name = f"{split}/{row['question_id']}"
-    picture = file_picture(images / row["image"], key=row["image"])
-    return Item(
-        id=name,
-        cluster=row["image"],
-        skills=skills_of("pope", split),
-        ask=Question(name, prompt(row["text"]), (picture,)),
-        truth={"label": row["label"], "split": split},
-    )
+def _row(where: str, split: str, number: int, image: str, text: str, label: str) -> Row:
+    if label not in ("yes", "no"):
+        raise InputError(f"{where}: label {label!r} is neither yes nor no")
+    return Row(split, number, image.removesuffix(".jpg"), text.strip(), label)
+
+
+def _table_rows(table: Table, allow_partial: bool) -> Iterator[Row]:
+    """The rows of the hub's data set (lmms-eval's), default config: all three splits in one table."""
+    columns = ("question_id", "question", "answer", "image_source", "category")
+    seen: set[str] = set()
+    for position, found in enumerate(table.rows(columns)):
+        where = f"{table.name}: row {position}"
+        if found["category"] not in SPLITS or not str(found["question_id"]).isdigit():
+            name = f"{found['category']}/{found['question_id']}"
+            raise InputError(f"{where}: {name} is no question of POPE's, such as random/1")
+        label = str(found["answer"]).strip().lower()
+        row = _row(where, found["category"], int(found["question_id"]), found["image_source"], found["question"], label)
+        if row.id in seen:
+            raise InputError(f"{where}: question {row.id} is there twice")
+        seen.add(row.id)
+        yield row
+    check_count(table.name, "questions", len(seen), len(SPLITS) * ROWS, allow_partial)
+
+
+def item_of(row: Row, picture: Picture) -> Item:
+    """The item of a row; its picture's key is its cluster."""
+    ask = Question(row.id, prompt(row.text), (picture,))
+    return Item(row.id, picture.key, skills_of("pope", row.split), ask, {"label": row.label, "split": row.split})
 
 
 # --- How it is judged -------------------------------------------------------------------------------------------------
@@ -251,46 +307,25 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 # --- The task ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Pope:
-    """POPE over any annotations."""
-
-    name: str
-    annotations: Annotations
-    variant: str = "official"
-
-    version = "1"
-    side = "understanding"
-    parts = ("",)
-
-    def items(self, part: str, drawings: Drawings) -> Sequence[Item]:
-        # By picture, not by split: the three splits ask about the same pictures, and a model shares their prefix.
-        order = {cluster: i for i, cluster in enumerate(dict.fromkeys(item.cluster for item in self.annotations.items))}
-        return sorted(self.annotations.items, key=lambda item: order[item.cluster])
-
-    def judge(self, items: Sequence[Item], responses: Sequence[Response]) -> list[Judgement]:
-        return [judge_item(item, response, self.variant) for item, response in zip(items, responses, strict=True)]
-
-    def metrics(self, records: Sequence[Record]) -> dict[str, Estimate]:
-        return metrics(records, self.variant)
-
-    def protocol(self) -> dict[str, Any]:
-        return {"data": self.annotations.data, "prompt": prompt("{question}"), "scoring": self.variant}
+def task(name: str, annotations: Annotations) -> QuestionTask:
+    # By picture, not by split: the three splits ask about the same pictures, and a model shares their prefix.
+    told = {"data": annotations.data, "prompt": prompt("{question}"), "scoring": "official"}
+    asked, decoding = by_picture(annotations.items), Decoding(max_new_tokens=128)
+    return QuestionTask(name, "1", asked, annotations.whole, decoding, judge_item, metrics, told)
 
 
-def mini() -> Pope:
+def real(options: Options) -> QuestionTask:
+    folder = sources.find("pope", options.data).folder
+    return task("pope", read(folder, allow_partial=options.allow_partial))
+
+
+def mini(options: Options) -> QuestionTask:
     """POPE of the miniature world: shapes for objects, and absent ones chosen in POPE's three ways."""
     from gapbench.miniature import benchmarks
 
     items = [
-        Item(
-            id=f"{split}/{row.question_id}",
-            cluster=row.picture.key,
-            skills=skills_of("pope", split),
-            ask=Question(f"{split}/{row.question_id}", prompt(row.text), (row.picture,)),
-            truth={"label": row.label, "split": split},
-        )
+        item_of(Row(split, row.question_id, row.picture.key, row.text, row.label), row.picture)
         for split, rows in benchmarks.pope_rows().items()
         for row in rows
     ]
-    return Pope("pope-mini", Annotations(tuple(items), benchmarks.DATA))
+    return task("pope-mini", Annotations(tuple(items), len(items), benchmarks.DATA))

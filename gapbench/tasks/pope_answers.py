@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gapbench.data import sources
 from gapbench.records import InputError, Item, Judgement, Record
 from gapbench.responses import Answers, Found, Saved, found, match, read_rows, records_of, unreadable
 from gapbench.tasks import pope
@@ -13,9 +14,7 @@ from gapbench.tasks.prompts import SHORT_ANSWER
 
 
 def read(path: Path, data: Path | None) -> Saved:
-    if data is None:
-        raise InputError("score pope needs --data, a folder with the official coco_pope_{random,...}.json")
-    annotations = pope.read_annotations(data)
+    annotations = pope.read(sources.find("pope", data, fetch=False).folder, pictures=False)
     answers = read_answers(path, annotations.items)
 
     items = {item.id: item for item in annotations.items}

@@ -13,7 +13,7 @@ from gapbench.miniature.picture import render
 from gapbench.miniature.world import scenes
 from gapbench.models import zoo
 from gapbench.models.show_o.magvit import to_images
-from gapbench.records import Decoding, Sampling
+from gapbench.records import Sampling
 from gapbench.run import Runner
 from gapbench.store import RunFolder
 
@@ -33,8 +33,8 @@ def test_the_image_tokenizer_is_exact_on_held_out_scenes(model) -> None:
 
 
 def test_it_understands_better_than_it_draws(model, tmp_path: Path) -> None:
-    chosen = [tasks.load("gap-mini", 0), tasks.load("pope-mini", 0)]
-    found = Runner(model, chosen, RunFolder(tmp_path), Sampling(), Decoding(), limit=32).run()
+    chosen = [tasks.load("gap-mini"), tasks.load("pope-mini")]
+    found = Runner(model, chosen, RunFolder(tmp_path), Sampling(), limit=32).run()
     gap = found["tasks"]["gap-mini"]["metrics"]
     assert gap["U"]["value"] >= 0.85
     assert gap["gap"]["low"] >= 0.15

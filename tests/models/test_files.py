@@ -13,6 +13,7 @@ from checkpoints import CPU, as_bin, configure, fails, load_folder, same
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
+from gapbench import hub
 from gapbench.models.show_o import checkpoint, files
 from gapbench.models.show_o.checkpoint import load
 from gapbench.models.show_o.files import Files, hub_files, local_files
@@ -191,7 +192,7 @@ def test_no_connection_is_noticed_soon_and_quietly(
         time.sleep(5)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", None)  # retries for 23 seconds, so it must not be reached
-    monkeypatch.setattr(files, "PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(hub, "PROBE_SECONDS", 0.2)
     for probe in (refuses, hangs):
         monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", probe)
         started = time.monotonic()

@@ -13,6 +13,7 @@ from PIL import Image
 
 from gapbench.records import Decoding, Failure, Picture, Prompt, Question, Record
 from gapbench.tasks import gap
+from gapbench.tasks.base import Options
 from gapbench.tasks.gap import Gap, Homologous, HomologousQuestion, by_skill, matches, metrics, rows
 
 # --- by hand ----------------------------------------------------------------------------------------------------------
@@ -288,7 +289,7 @@ def test_the_protocol_names_what_changes_numbers() -> None:
 
 
 def test_mini() -> None:
-    task = gap.mini(2)
+    task = gap.mini(Options(2))
     assert task.seeds == (2,)
     items = task.items("real", no_drawings)
     assert len({item.cluster for item in items}) == 150

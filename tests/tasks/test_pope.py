@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from layouts import pope as layout
+from layouts.images import write_shards
 
+from gapbench.data.pictures import present
 from gapbench.records import InputError, Record
 from gapbench.tasks import pope
+from gapbench.tasks.base import Options
 
 
 def record(number: int, label: str, said: str | None, split: str = "random") -> Record:
     details = {"label": label, "split": split} | ({} if said is None else {"said": said})
     image = f"image {number // 6}"
     return Record("pope", f"{split}/{number}", image, ("object",), 0, str(said), float(said == label), details)
+
+
+def read(folder: Path) -> pope.Annotations:
+    return pope.read(folder, pictures=False)
 
 
 def annotation_lines(rows: int = pope.ROWS) -> list[str]:
@@ -58,7 +68,7 @@ def golden(shared) -> dict:
 @pytest.fixture(scope="module")
 def values(shared) -> dict[str, dict[str, float]]:
     """Metric values by variant of the golden answers to the real questions."""
-    items = pope.read_annotations(shared / "data/understanding/pope").items
+    items = read(shared / "data/understanding/pope").items
     answers = [
         answer
         for split in pope.SPLITS
@@ -171,12 +181,12 @@ def test_prompt() -> None:
 
 
 def test_official_files(shared) -> None:
-    annotations = pope.read_annotations(shared / "data/understanding/pope")
-    assert annotations.data == "random 3000, popular 3000, adversarial 3000"
+    annotations = read(shared / "data/understanding/pope")
+    assert annotations.data == f"random 3000, popular 3000, adversarial 3000; rows {pope.OFFICIAL_ROWS[0]}"
     assert len({item.id for item in annotations.items}) == 9000
     assert len({item.cluster for item in annotations.items}) == 500
     first = annotations.items[0]
-    assert (first.id, first.cluster, first.skills) == ("random/1", "COCO_val2014_000000310196.jpg", ("object",))
+    assert (first.id, first.cluster, first.skills) == ("random/1", "COCO_val2014_000000310196", ("object",))
     assert first.ask.text.startswith("Is there a snowboard in the image?\n")
     assert first.ask.pictures[0].key == first.cluster
     assert first.truth == {"label": "yes", "split": "random"}
@@ -185,18 +195,18 @@ def test_official_files(shared) -> None:
 def test_the_old_random_file_is_named(shared, tmp_path) -> None:
     old = shared / "data/understanding/pope/coco_pope_random_2910_e3e3926.json"
     (tmp_path / "coco_pope_random.json").write_bytes(old.read_bytes())
-    annotations = pope.read_annotations(tmp_path)
-    assert annotations.data == "random 2910 (e3e3926)"
+    annotations = read(tmp_path)
+    assert annotations.data.startswith("random 2910 (e3e3926); rows ")
     assert len(annotations.items) == 2910
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_line_ends_do_not_matter(tmp_path, end) -> None:
-    assert len(pope.read_annotations(folder_with(tmp_path, annotation_lines(), end=end)).items) == 3000
+    assert len(read(folder_with(tmp_path, annotation_lines(), end=end)).items) == 3000
 
 
 def test_a_picture_that_is_not_there_is_an_os_error_when_opened(tmp_path) -> None:
-    item = pope.read_annotations(folder_with(tmp_path, annotation_lines())).items[0]
+    item = read(folder_with(tmp_path, annotation_lines())).items[0]
     with pytest.raises(OSError, match=r"0\.jpg"):
         item.ask.pictures[0].open()
 
@@ -204,7 +214,10 @@ def test_a_picture_that_is_not_there_is_an_os_error_when_opened(tmp_path) -> Non
 BROKEN = {
     "truncated line": (lambda lines: [*lines[:-1], lines[-1][:20]], r"coco_pope_random\.json:3000: not JSON"),
     "row missing inside": (lambda lines: lines[:9] + lines[10:], r"random\.json:10: question_id 11 where 10 is due"),
-    "rows missing at the end": (lambda lines: lines[:-7], r"2993 questions, the official file has 3000"),
+    "rows missing at the end": (
+        lambda lines: lines[:-7],
+        r"2993 questions, the .* 3000; .*--allow-partial",
+    ),
     "label": (
         lambda lines: [lines[0].replace('"no"', '"maybe"'), *lines[1:]],
         r":1: label 'maybe' is neither yes nor no",
@@ -218,15 +231,81 @@ BROKEN = {
 def test_a_wrong_file_is_named_with_its_line(tmp_path, fault) -> None:
     damage, message = BROKEN[fault]
     with pytest.raises(InputError, match=message) as caught:
-        pope.read_annotations(folder_with(tmp_path, damage(annotation_lines())))
+        read(folder_with(tmp_path, damage(annotation_lines())))
     assert "\n" not in str(caught.value)
 
 
 def test_only_the_random_split_may_be_old(tmp_path) -> None:
     with pytest.raises(InputError, match="2910 questions"):
-        pope.read_annotations(folder_with(tmp_path, annotation_lines(2910), split="popular"))
+        read(folder_with(tmp_path, annotation_lines(2910), split="popular"))
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("pope")
+    return {"own": layout.write_own(root / "own"), "hub": layout.write_parquet(root / "hub")}
+
+
+def test_both_layouts_give_the_same_items(layouts) -> None:
+    own, hub = (pope.read(folder, allow_partial=True) for folder in layouts.values())
+    assert own == hub
+    assert (len(own.items), own.whole) == (720, 9000)
+    for item in (own.items[0], hub.items[-1]):
+        assert item.ask.pictures[0].open().size == (96, 96)
+
+
+def test_a_part_of_the_data_is_refused_unless_asked_for(layouts) -> None:
+    for folder, message in zip(layouts.values(), ("json: 240 questions, the .* 3000", "720 questions"), strict=True):
+        with pytest.raises(InputError, match=f"{message}.*--allow-partial"):
+            pope.real(Options(data=folder))
+        task = pope.real(Options(data=folder, allow_partial=True))
+        assert (task.name, task.whole, len(task.asked)) == ("pope", 9000, 720)
+        pictures = [item.cluster for item in task.asked]
+        assert pictures == sorted(pictures)  # by picture, all splits together
+
+
+def test_missing_images_are_named(layouts, tmp_path) -> None:
+    folder = tmp_path / "pope"
+    shutil.copytree(layouts["own"], folder)
+    for number in (7, 9):
+        (folder / "val2014" / f"COCO_val2014_{number:012d}.jpg").unlink()
+    (folder / "coco_pope_adversarial.json").unlink()
+    named = r"2 of 40 images are missing \(COCO_val2014_000000000007.jpg, COCO_val2014_000000000009.jpg\)"
+    with pytest.raises(InputError, match=named):
+        present(folder / "val2014", (f"COCO_val2014_{n:012d}.jpg" for n in range(1, 41)), allow_partial=False)
+    annotations = pope.read(folder, allow_partial=True)
+    assert (len(annotations.items), annotations.whole) == (2 * 6 * 38, 9000)
+    shutil.rmtree(folder / "val2014")
+    with pytest.raises(InputError, match="40 of 40 images are missing"):
+        pope.read(folder, allow_partial=True)
+
+
+def test_other_questions_of_the_right_number_are_refused(tmp_path) -> None:
+    for split in pope.SPLITS:
+        folder_with(tmp_path, annotation_lines(), split=split)
+    with pytest.raises(InputError, match="not the official questions"):
+        pope.read(tmp_path)
+    (tmp_path / "coco_pope_popular.json").unlink()
+    with pytest.raises(InputError, match=r"coco_pope_popular\.json: no such file"):
+        pope.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("category", "common", "row 3: common/4 is no question"),
+        ("answer", "perhaps", "row 3: label 'perhaps'"),
+        ("question_id", "1", "row 3: question random/1 is there twice"),
+    ],
+)
+def test_a_wrong_row_of_the_hubs_table_is_named(layouts, tmp_path, column, value, message) -> None:
+    rows = pq.read_table(layouts["hub"] / "data").to_pylist()
+    rows[3][column] = value
+    write_shards(tmp_path / "data", "test", rows)
+    with pytest.raises(InputError, match=message):
+        pope.read(tmp_path, allow_partial=True)
 
 
 def test_an_empty_folder(tmp_path) -> None:
     with pytest.raises(InputError, match="no coco_pope_"):
-        pope.read_annotations(tmp_path)
+        read(tmp_path)

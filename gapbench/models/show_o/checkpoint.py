@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gapbench.models.show_o.files import CLIP, Files, cached_commit, read_json, silent
+from gapbench.hub import cached_commit, silent
+from gapbench.models.show_o.files import CLIP, Files, read_json
 from gapbench.models.show_o.layout import SPECIAL, Layout
 from gapbench.models.show_o.magvit import Magvit, MagvitConfig
 from gapbench.records import InputError

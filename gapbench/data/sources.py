@@ -1,0 +1,157 @@
+"""Where the benchmarks' data come from, and the order in which they are looked up.
+
+A folder of the user's (`--data DIR` or GAPBENCH_DATA), then the hub's cache, then the hub. A folder may hold the hub's
+parquet files or the benchmark's own; either way the same items come out of it, and `digest` says so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gapbench import hub
+from gapbench.records import InputError
+
+VARIABLE = "GAPBENCH_DATA"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One benchmark's data: `files` are the patterns wanted of the hub's data set `repo`.
+
+    `own` names the benchmark's own files, which will do as well.
+    """
+
+    name: str
+    repo: str
+    files: tuple[str, ...]
+    own: str
+    licence: str
+    revision: str = "main"
+
+    @property
+    def advice(self) -> str:
+        return f"Give --data DIR (or {VARIABLE}) with these parquet files or with {self.own}"
+
+
+# What lmms-eval reads was moved from lmms-lab to lmms-lab-encoder in July 2026.
+SOURCES = {
+    source.name: source
+    for source in (
+        Source(
+            "pope",
+            "lmms-lab-encoder/POPE",
+            ("data/test-*.parquet",),
+            "coco_pope_{random,popular,adversarial}.json and val2014/",
+            "MIT (questions); COCO images under Flickr's terms",
+        ),
+        Source(
+            "mme",
+            "lmms-lab-encoder/MME",
+            ("data/test-*.parquet",),
+            "MME_Benchmark_release_version/ (a folder a subtask)",
+            "research only, no redistribution",
+        ),
+        Source(
+            "gqa",
+            "lmms-lab-encoder/GQA",
+            ("testdev_balanced_instructions/testdev-*.parquet", "testdev_balanced_images/testdev-*.parquet"),
+            "testdev_balanced_questions.json and images/",
+            "not stated; images of Visual Genome",
+        ),
+        Source(
+            "vqav2",
+            "lmms-lab-encoder/VQAv2",
+            ("data/validation-*.parquet",),
+            "v2_OpenEnded_mscoco_val2014_questions.json, v2_mscoco_val2014_annotations.json and val2014/",
+            "CC BY 4.0 (annotations); COCO images under Flickr's terms",
+        ),
+        Source(
+            "vqav2-testdev",
+            "lmms-lab-encoder/VQAv2",
+            ("data/testdev-*.parquet",),
+            "v2_OpenEnded_mscoco_test-dev2015_questions.json and test2015/",
+            "CC BY 4.0 (questions); COCO images under Flickr's terms",
+        ),
+        Source(
+            "flickr30k",
+            "lmms-lab-encoder/flickr30k",
+            ("data/test-*.parquet",),
+            "results_20130124.token (or dataset_flickr30k.json) and flickr30k-images/",
+            "non-commercial research and education",
+        ),
+        Source(
+            "mmmu",
+            "MMMU/MMMU",
+            ("*/validation-*.parquet",),
+            "the 30 subjects' parquet files, in a folder each or merged",
+            "Apache-2.0",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder with data, and why it is this one, in words."""
+
+    folder: Path
+    why: str
+
+
+def given_folder(name: str, data: Path | None) -> Place | None:
+    """The user's folder for this benchmark: DIR/NAME where there is one, else DIR itself; None where none is given.
+
+    Raises InputError where the folder does not exist.
+    """
+    why = "--data"
+    if data is None:
+        if not os.environ.get(VARIABLE):
+            return None
+        data, why = Path(os.environ[VARIABLE]), VARIABLE
+    if not data.exists():
+        raise InputError(f"{why} {data}: no such file or folder")
+    own = data / name
+    return Place(own if own.is_dir() else data, why)
+
+
+def cached(source: Source) -> Place | None:
+    folder = hub.cached_dataset(source.repo, source.revision, source.files)
+    return Place(folder, f"cache of {source.repo}") if folder else None
+
+
+def find(name: str, data: Path | None, fetch: bool = True) -> Place:
+    """The data of benchmark `name`, a key of SOURCES: the user's folder, else the cache, else (`fetch`) the hub.
+
+    Raises InputError, one line that says what to do, where there are none.
+    """
+    source = SOURCES[name]
+    place = given_folder(name, data) or cached(source)
+    if place is not None:
+        return place
+    if not fetch:
+        raise InputError(f"{name}: no data here. {source.advice}, or fetch them with `gapbench data fetch {name}`")
+    folder = hub.fetch_dataset(source.repo, source.revision, source.files, source.advice)
+    return Place(folder, f"hub {source.repo}")
+
+
+def digest(rows: Iterable[Any]) -> str:
+    """Short name of what is asked and of its golds: equal for equal rows (of JSON values), wherever they lay."""
+    sha = hashlib.sha256()
+    for row in rows:
+        sha.update(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
+    return sha.hexdigest()[:16]
+
+
+def check_count(where: object, what: str, found: int, official: int, allow_partial: bool) -> None:
+    """Raises InputError where the count is not the official one, unless a part of the data was asked for."""
+    if found == 0:
+        raise InputError(f"{where}: no {what} in it")
+    if found > official or (found < official and not allow_partial):
+        how = "" if found > official else ", or measure what is there with --allow-partial"
+        raise InputError(f"{where}: {found} {what}, the official data have {official}; download them again{how}")
