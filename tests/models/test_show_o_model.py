@@ -109,6 +109,72 @@ def test_cached_answers_equal_recomputing_everything(model) -> None:
     assert cached == plain
 
 
+@torch.inference_mode()
+def plain_text_answer(model, row: list[int], limit: int) -> str:
+    start = len(row)
+    while len(row) < start + limit and (len(row) == start or row[-1] != model.layout.eot):
+        visible, positions = visible_answering(0, len(row))[None, None], torch.arange(len(row))[None]
+        logits = model.backbone.logits(model.backbone.hidden(torch.tensor([row]), visible, positions))
+        row = [*row, int(logits[0, -1].argmax())]
+    return model._text(row[start:])
+
+
+def test_questions_about_no_picture_are_answered_after_sot_alone(model) -> None:
+    sot, decoding = model.layout.eot, Decoding(max_new_tokens=6)
+    prompts = [*((text, True) for text in ASKED), *((text, False) for text in (*TEXTS, "", " a"))]
+    alone = [Question(text, text, template=template) for text, template in prompts]
+    rows = [[sot, *model._tokens(f"USER: \n{text} ASSISTANT:" if template else text)] for text, template in prompts]
+    wanted = [plain_text_answer(model, row, 6) for row in rows]
+    assert list(model.answer(alone, decoding)) == wanted
+    assert len(set(wanted)) > 3
+
+    mixed = [question for pair in zip(alone, questions(), strict=False) for question in pair]
+    for how in (decoding, Decoding(max_new_tokens=6, temperature=1.0, seed=3)):
+        together = list(model.answer(mixed, how))
+        assert together == [next(model.answer([question], how)) for question in mixed]
+    assert list(model.answer(mixed, decoding))[::2] == wanted
+
+
+def test_no_row_of_a_mask_is_empty(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What attention gives for an empty row, not a number or zeros, is its kernel's affair.
+    masks, hidden = [], model.backbone.hidden
+    monkeypatch.setattr(
+        model.backbone, "hidden", lambda ids, visible, *more: masks.append(visible) or hidden(ids, visible, *more)
+    )
+    asked = [*(Question(text, text) for text in TEXTS), *questions()]
+    list(model.answer(asked, Decoding(max_new_tokens=3)))
+    assert len(masks) > 4
+    assert all(mask.any(dim=-1).all() for mask in masks)
+
+
+def test_a_raw_prompt_about_a_picture_has_no_template(model) -> None:
+    (code,) = model.encode([pictures(1)[0].open()])
+    raw = Question("a", f"USER: \n{ASKED[0]} ASSISTANT:", tuple(pictures(1)), template=False)
+    bare = Question("b", ASKED[0], tuple(pictures(1)), template=False)
+    text = [model.layout.eot, *model._tokens(ASKED[0])]
+    wanted = model._text(plain_show_o.answer(model.backbone, model.layout, code, text, 6))
+    assert list(model.answer([raw, bare], Decoding(max_new_tokens=6))) == [
+        next(model.answer([Question("c", ASKED[0], tuple(pictures(1)))], Decoding(max_new_tokens=6))),
+        wanted,
+    ]
+
+
+def test_a_long_question_loses_its_beginning(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = " ".join(TEXTS)
+    tokens = model._tokens(long)
+    (code,) = model.encode([pictures(1)[0].open()])
+    asked = [Question("a", long, template=False), Question("b", long, tuple(pictures(1)), template=False)]
+    for limit, left in ((4, 6), (9, 1), (50, 1)):  # an answer takes no more than what one token leaves
+        with monkeypatch.context() as patch:
+            patch.setattr(model.backbone.phi.config, "max_position_embeddings", 10)
+            about_none = list(model.answer(asked[:1], Decoding(max_new_tokens=limit)))
+            patch.setattr(model.backbone.phi.config, "max_position_embeddings", model.layout.image_tokens + 3 + 10)
+            about_one = list(model.answer(asked[1:], Decoding(max_new_tokens=limit)))
+        kept, fits = tokens[-left:], min(limit, 9)
+        assert about_none == [plain_text_answer(model, kept, fits)]
+        assert about_one == [model._text(plain_show_o.answer(model.backbone, model.layout, code, kept, fits))]
+
+
 def test_what_cannot_be_asked_fails_alone(model) -> None:
     def broken() -> Image.Image:
         raise OSError("truncated file")
@@ -117,12 +183,12 @@ def test_what_cannot_be_asked_fails_alone(model) -> None:
     asked = [
         Question("a", ASKED[0], (good,)),
         Question("b", ASKED[0], (Picture("broken", broken),)),
-        Question("c", ASKED[0], ()),
+        Question("c", ASKED[0], (good, pictures(2)[1])),
         Question("d", ASKED[1], (good,)),
     ]
     answers = list(model.answer(asked, Decoding(max_new_tokens=3)))
     assert answers[1] == Failure("broken: truncated file")
-    assert answers[2] == Failure("Show-o answers about one picture, not 0")
+    assert answers[2] == answers[0]  # of several pictures the first
     assert [answers[0], answers[3]] == list(model.answer([asked[0], asked[3]], Decoding(max_new_tokens=3)))
     drawn = list(model.draw([Prompt("a", "a red circle", 0), Prompt("b", " ", 0)], SAMPLING))
     assert isinstance(drawn[0], Image.Image)

@@ -1,7 +1,7 @@
 """Image and text to text: decoding after Show-o's answering rows.
 
 The rows before a question see only each other, so a picture's keys and values are computed once and shared by all
-questions about it. Rows that have ended leave the batch.
+questions about it; questions about no picture share a cache of no positions. Rows that have ended leave the batch.
 
 Shape suffixes: B questions, L positions, V vocabulary, P pictures.
 """
@@ -83,7 +83,8 @@ def decode(
 ) -> list[list[int]]:
     """Tokens generated for each text after its picture, up to and including `eot`, at most `max_new_tokens`.
 
-    picture_of_B: row of `pictures` that each text is about. Texts are token ids, each at least one.
+    picture_of_B: row of `pictures` that each text is about; `KeyValues(0)` is no picture, whatever the row. Texts are
+    token ids, each at least one.
     """
     device, prefix = backbone.device, pictures.length
     length = max(len(text) for text in texts)
@@ -94,9 +95,10 @@ def decode(
     # Pads stand between the picture and a shorter text; they are hidden and take no position.
     keys = torch.arange(cache.capacity, device=device)
     seen_BK = (keys < prefix) | (keys >= prefix + pads_B[:, None])
-    causal_LK = keys[: prefix + length] <= prefix + torch.arange(length, device=device)[:, None]
-    visible = seen_BK[:, None, None, : prefix + length] & causal_LK
-    # A pad's own row must see something, or its softmax is empty; the picture is visible to it.
+    own_L1 = prefix + torch.arange(length, device=device)[:, None]
+    key_K = keys[: prefix + length]
+    # A pad's own row must see something, or its softmax is empty: all see themselves.
+    visible = (seen_BK[:, None, None, : prefix + length] & (key_K <= own_L1)) | (key_K == own_L1)
     positions = prefix + (torch.arange(length, device=device) - pads_B[:, None]).clamp(min=0)
 
     answers: list[list[int]] = [[] for _ in texts]

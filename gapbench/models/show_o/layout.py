@@ -1,10 +1,11 @@
 """Show-o's token layout and omni-attention masks; the one place that knows either.
 
-Source: Show-o (arXiv 2408.12528), `prompting_utils` of showlab/Show-o, restated. Three kinds of rows:
+Source: Show-o (arXiv 2408.12528), `prompting_utils` of showlab/Show-o, restated. Four kinds of rows:
 
     drawing        [t2i] [sot] text [eot]  [soi] codes [eoi]            (the reference pads it on the left)
     answering      [mmu] [soi] codes [eoi]  [sot] text ...
     with CLIP-ViT  [mmu] system prompt [soi] features [eoi]  text ...
+    text alone     [sot] text ...            (the reference's language-modelling rows: no task token, plain causality)
 
 sot and eot are both the tokenizer's end-of-text token. Ids run: text vocabulary, ten special tokens, one id per image
 code, and the mask token last. Nobody attends to padding and rotary positions are relative, so this package leaves left
@@ -124,7 +125,10 @@ def visible_drawing(pads_B: Tensor, soi: int, length: int) -> Tensor:
 
 
 def visible_answering(prefix: int, length: int, device: torch.device | None = None) -> Tensor:
-    """(L,L): the first `prefix` positions, [mmu] to [eoi], see each other and are seen by all; the text is causal."""
+    """(L,L): the first `prefix` positions, [mmu] to [eoi], see each other and are seen by all; the text is causal.
+
+    Without a picture `prefix` is 0.
+    """
     k = torch.arange(length, device=device)
     return (k[None, :] <= k[:, None]) | (k[None, :] < prefix)
 

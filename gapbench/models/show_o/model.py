@@ -7,21 +7,22 @@ and CLIP-ViT features, at every resolution; HermesFlow's checkpoint is the first
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from gapbench.models.base import in_batches
+from gapbench.models.base import R, in_batches
 from gapbench.models.show_o.answering import Sampled, decode, discrete_picture_cache, greedy
 from gapbench.models.show_o.backbone import Backbone, KeyValues
 from gapbench.models.show_o.clip import clip_picture_cache
 from gapbench.models.show_o.drawing import draw_codes
 from gapbench.models.show_o.layout import SYSTEM_PROMPT, clip_question_text, question_text
+from gapbench.models.show_o.likelihood import Window, joined, score, windows
 from gapbench.models.show_o.magvit import to_images, to_pixels
 from gapbench.models.show_o.sampling import ItemNoise, MaskGit, seed_of
-from gapbench.records import Decoding, Failure, Picture, Prompt, Question, Sampling
+from gapbench.records import Decoding, Failure, InputError, Picture, Prompt, Question, Sampling, TextLikelihood
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,8 +34,18 @@ PICTURES_ENCODED_AT_ONCE = 16
 CODES_REMEMBERED = 50_000  # pictures; 8 KB each at 1,024 codes
 
 
+class Asked(NamedTuple):
+    """A question's number, and its picture's row among the batch's prefixes."""
+
+    number: int
+    row: int
+
+
 class ShowO:
-    """Answers about one picture and draws from one prompt."""
+    """Answers, and scores texts, about one picture or none; draws from one prompt.
+
+    Its rows hold one picture: a question about several is answered from the first, as LLaVA-1.5 is measured on MMMU.
+    """
 
     def __init__(self, parts: Parts, name: str, sampling: Sampling) -> None:
         self.name, self.parts, self.layout = name, parts, parts.layout
@@ -53,6 +64,7 @@ class ShowO:
             "image_tokens": self.layout.image_tokens,
             "resolution": self.resolution,
             "clip_vit": self.parts.clip is not None,
+            "of_several_pictures": "the first",
             "device": str(self.backbone.device),
             "dtype": str(self.backbone.dtype).removeprefix("torch."),
         }
@@ -94,70 +106,114 @@ class ShowO:
     # --- answering ---------------------------------------------------------------------------------------------------
 
     def answer(self, questions: Sequence[Question], decoding: Decoding) -> Iterator[str | Failure]:
-        answers: dict[int, str | Failure] = {}
+        def answers(pictures: KeyValues, asked: Sequence[Asked]) -> Iterator[tuple[int, str]]:
+            room = self._room(pictures)
+            limit = min(decoding.max_new_tokens, room - 1)
+
+            def work(chunk: Sequence[Asked]) -> list[list[int]]:
+                chosen = [questions[number] for number, _ in chunk]
+                choose = greedy
+                if decoding.temperature > 0:
+                    seeds = [seed_of(f"{q.id}\n{q.text}", decoding.seed) for q in chosen]
+                    choose = Sampled(seeds, decoding.max_new_tokens, decoding.temperature, decoding.top_k)
+                texts = [self._question_tokens(q.text, q.template, bool(q.pictures))[limit - room :] for q in chosen]
+                picture_of = torch.tensor([row for _, row in chunk])
+                return decode(self.backbone, pictures, picture_of, texts, self.layout.eot, limit, choose)
+
+            for (number, _), tokens in zip(asked, in_batches(asked, QUESTIONS_PER_BATCH, work), strict=True):
+                yield number, self._text(tokens)
+
+        return self._in_order(questions, answers)
+
+    def log_likelihood(
+        self, questions: Sequence[Question], continuations: Sequence[str]
+    ) -> Iterator[TextLikelihood | Failure]:
+        """How likely each continuation is after its question, every token of the head's vocabulary being possible."""
+        if len(questions) != len(continuations):
+            raise ValueError(f"{len(questions)} questions, but {len(continuations)} continuations")
+
+        def likelihoods(pictures: KeyValues, asked: Sequence[Asked]) -> Iterator[tuple[int, TextLikelihood]]:
+            room = self._room(pictures)
+            cut: list[tuple[Asked, Window]] = []
+            for part in asked:
+                question = questions[part.number]
+                prompt = self._prompt(question.text, question.template)
+                before, continuation = joined(self._tokens, prompt, continuations[part.number])
+                before = self._after_picture(before, bool(question.pictures))
+                cut += [(part, window) for window in windows(before, continuation, room)]
+            # Like lengths share a batch; the longest come last, so that a batch halved for them stays so for few.
+            cut.sort(key=lambda pair: len(pair[1].tokens))
+
+            def work(chunk: Sequence[tuple[Asked, Window]]) -> list[TextLikelihood]:
+                picture_of = torch.tensor([part.row for part, _ in chunk])
+                return score(self.backbone, pictures, picture_of, [window for _, window in chunk])
+
+            whole = {number: TextLikelihood(0.0, 0, True) for number, _ in asked}
+            for (part, _), found in zip(cut, in_batches(cut, QUESTIONS_PER_BATCH, work), strict=True):
+                total, tokens, is_greedy = whole[part.number]
+                whole[part.number] = TextLikelihood(
+                    total + found.total, tokens + found.tokens, is_greedy and found.greedy
+                )
+            yield from whole.items()
+
+        return self._in_order(questions, likelihoods)
+
+    def _in_order(
+        self,
+        questions: Sequence[Question],
+        respond: Callable[[KeyValues, Sequence[Asked]], Iterator[tuple[int, R]]],
+    ) -> Iterator[R | Failure]:
+        """Responses in the order of `questions`, each as soon as it and all before it are there.
+
+        respond: the picture prefixes of a batch and what is asked about them -> questions' numbers and responses.
+        """
+        done: dict[int, R | Failure] = {}
         due = 0
-        for batch in self._batches(questions, answers):
-            self._answer_batch(questions, batch, decoding, answers)
-            while due in answers:
-                yield answers.pop(due)
-                due += 1
+        for pictures, asked in self._batches(questions, done):
+            for number, response in respond(pictures, asked):
+                done[number] = response
+                while due in done:
+                    yield done.pop(due)
+                    due += 1
         while due < len(questions):
-            yield answers.pop(due)
+            yield done.pop(due)
             due += 1
 
     def _batches(
-        self, questions: Sequence[Question], failures: dict[int, str | Failure]
-    ) -> Iterator[list[tuple[Picture, list[int]]]]:
-        """Questions by picture, in batches of whole pictures as far as they fit; notes those it cannot take."""
+        self, questions: Sequence[Question], failures: dict[int, Any]
+    ) -> Iterator[tuple[KeyValues, list[Asked]]]:
+        """Questions with their picture prefixes, in batches of whole pictures as far as they fit, those about none
+        being one batch; notes those whose picture cannot be read.
+        """
+        alone: list[Asked] = []
         groups: dict[str, tuple[Picture, list[int]]] = {}
         for number, question in enumerate(questions):
-            if len(question.pictures) == 1:
+            if not question.pictures:
+                alone.append(Asked(number, 0))
+            else:
                 picture = question.pictures[0]
                 groups.setdefault(picture.key, (picture, []))[1].append(number)
-            else:
-                failures[number] = Failure(f"Show-o answers about one picture, not {len(question.pictures)}")
+        if alone:
+            yield KeyValues(0), alone
         batch: list[tuple[Picture, list[int]]] = []
         for group in groups.values():
             if batch and sum(len(numbers) for _, numbers in batch) + len(group[1]) > QUESTIONS_PER_BATCH:
-                yield batch
+                yield from self._with_pictures(batch, failures)
                 batch = []
             batch.append(group)
-        if batch:
-            yield batch
+        yield from self._with_pictures(batch, failures)
 
-    def _answer_batch(
-        self,
-        questions: Sequence[Question],
-        batch: Sequence[tuple[Picture, list[int]]],
-        decoding: Decoding,
-        answers: dict[int, str | Failure],
-    ) -> None:
-        pictures, failures = self._picture_cache([picture for picture, _ in batch])
-        numbers, rows = [], []
-        row = 0
-        for picture, group in batch:
-            if picture.key in failures:
-                answers.update(dict.fromkeys(group, failures[picture.key]))
-                continue
-            numbers += group
-            rows += [row] * len(group)
-            row += 1
-        if pictures is None:
-            return
-
-        def work(chunk: Sequence[int]) -> list[list[int]]:
-            asked = [questions[numbers[i]] for i in chunk]
-            choose = greedy
-            if decoding.temperature > 0:
-                seeds = [seed_of(f"{q.id}\n{q.text}", decoding.seed) for q in asked]
-                choose = Sampled(seeds, decoding.max_new_tokens, decoding.temperature, decoding.top_k)
-            texts = [self._question_tokens(question.text) for question in asked]
-            picture_of = torch.tensor([rows[i] for i in chunk])
-            eot, limit = self.layout.eot, decoding.max_new_tokens
-            return decode(self.backbone, pictures, picture_of, texts, eot, limit, choose)
-
-        for number, tokens in zip(numbers, in_batches(range(len(numbers)), QUESTIONS_PER_BATCH, work), strict=True):
-            answers[number] = self._text(tokens)
+    def _with_pictures(
+        self, batch: Sequence[tuple[Picture, list[int]]], failures: dict[int, Any]
+    ) -> Iterator[tuple[KeyValues, list[Asked]]]:
+        """The batch with its prefixes, unless no picture of it can be read."""
+        pictures, unreadable = self._picture_cache([picture for picture, _ in batch])
+        for picture, numbers in batch:
+            if picture.key in unreadable:
+                failures.update(dict.fromkeys(numbers, unreadable[picture.key]))
+        if pictures is not None:
+            readable = [numbers for picture, numbers in batch if picture.key not in unreadable]
+            yield pictures, [Asked(number, row) for row, numbers in enumerate(readable) for number in numbers]
 
     def _picture_cache(self, pictures: Sequence[Picture]) -> tuple[KeyValues | None, dict[str, Failure]]:
         """The prefixes of those pictures that can be read, in order, and why the others cannot."""
@@ -204,12 +260,30 @@ class ShowO:
     # --- text --------------------------------------------------------------------------------------------------------
 
     def _tokens(self, text: str) -> list[int]:
-        return self.parts.tokenizer(text, add_special_tokens=False).input_ids
+        # Not verbose: it warns of texts longer than the model's positions, which are cut where they are used.
+        return self.parts.tokenizer(text, add_special_tokens=False, verbose=False).input_ids
 
-    def _question_tokens(self, question: str) -> list[int]:
-        if self.parts.clip is not None:
-            return self._tokens(clip_question_text(question))
-        return [self.layout.eot, *self._tokens(question_text(question))]
+    def _prompt(self, text: str, template: bool) -> str:
+        if not template:
+            return text
+        return question_text(text) if self.parts.clip is None else clip_question_text(text)
+
+    def _after_picture(self, tokens: list[int], picture: bool) -> list[int]:
+        """What of a row stands after the picture, or the whole row where there is none: [sot] and the text.
+
+        The CLIP-ViT variant has no [sot] after a picture; an empty text gets one, to be continued from.
+        """
+        return tokens if tokens and picture and self.parts.clip is not None else [self.layout.eot, *tokens]
+
+    def _question_tokens(self, text: str, template: bool = True, picture: bool = True) -> list[int]:
+        return self._after_picture(self._tokens(self._prompt(text, template)), picture)
+
+    def _room(self, pictures: KeyValues) -> int:
+        """Positions that are left for text."""
+        positions = self.backbone.phi.config.max_position_embeddings
+        if positions < pictures.length + 2:
+            raise InputError(f"{self.name}: max_position_embeddings is {positions}; a picture takes {pictures.length}")
+        return positions - pictures.length
 
     def _text(self, tokens: Sequence[int]) -> str:
         """The words among generated tokens; image and special tokens, which the head also offers, are no words."""
