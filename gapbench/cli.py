@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from gapbench.records import InputError, Sampling
+from gapbench.terminal import Progress, err, out, show
 
 if TYPE_CHECKING:
-    from gapbench.report.tables import Table
     from gapbench.run import Shard
     from gapbench.score import Scored
     from gapbench.store import RunFolder
@@ -26,14 +25,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-# A pipe or a file has no width; 80 columns would cut the tables there.
-out = Console(width=None if sys.stdout.isatty() else 110)
-err = Console(stderr=True)
-
 UsageError = typer.BadParameter.__mro__[1]  # click's, wherever this version of typer keeps it
 INTERRUPTED = 130
 
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+AllowPartial = Annotated[
+    bool, typer.Option("--allow-partial", help="Take data that are a part of the benchmark's; the result is marked so.")
+]
 
 
 @app.command()
@@ -50,9 +48,7 @@ def run(
         Path | None,
         typer.Option(help="Folder with the benchmarks' data; by default GAPBENCH_DATA, the cache, the hub."),
     ] = None,
-    allow_partial: Annotated[
-        bool, typer.Option("--allow-partial", help="Measure on data that are a part of the benchmark's, marked so.")
-    ] = False,
+    allow_partial: AllowPartial = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first drawing of a prompt.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; by default the checkpoint's.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; by default the checkpoint's.")] = None,
@@ -84,7 +80,7 @@ def run(
         err.print(f"run folder: {folder.path}", highlight=False)
 
     started = time.time()
-    progress = _Progress() if shard.leads else None
+    progress = Progress() if shard.leads else None
     found = Runner(loaded, chosen, folder, sampling, limit, shard, progress).run()
     if shard.leads:
         manifest["seconds"] = round(manifest["seconds"] + time.time() - started, 1)
@@ -156,8 +152,93 @@ def gap(
     for name, task in found["tasks"].items():
         if task["side"] == "both":
             title, lines = tables.headlines(name)
-            _show([tables.metric_table(title, task["metrics"], lines, tables.notes(name, task))])
-            _show([tables.skill_table(task["metrics"])])
+            show([tables.metric_table(title, task["metrics"], lines, tables.notes(name, task))])
+            show([tables.skill_table(task["metrics"])])
+
+
+data_commands = typer.Typer(help="The benchmarks' data: where they are, whether they are whole.", no_args_is_help=True)
+app.add_typer(data_commands, name="data")
+
+Names = Annotated[list[str] | None, typer.Argument(metavar="TASK...", help="Tasks; by default all that have data.")]
+Folder = Annotated[Path | None, typer.Option("--data", help="Folder; by default GAPBENCH_DATA, then the cache.")]
+
+
+@data_commands.command()
+def where(names: Names = None, data: Folder = None, debug: Debug = False) -> None:
+    """Where each benchmark's data are looked up and found, and under which licence they are."""
+    from gapbench.data import sources
+
+    for name in _with_data(names):
+        source = sources.source_of(name)
+        try:
+            place = sources.find(name, data, fetch=False)
+            found = f"{place.folder} ({place.why})"
+        except InputError:
+            found = "not here"
+        out.print(f"{name}: {found}", highlight=False, soft_wrap=True)
+        out.print(
+            f"  hub      {source.repo} at {source.revision}: {', '.join(source.files)}", highlight=False, soft_wrap=True
+        )
+        out.print(f"  or       {source.own}", highlight=False, soft_wrap=True)
+        out.print(f"  licence  {source.licence}", highlight=False, soft_wrap=True)
+
+
+@data_commands.command()
+def fetch(names: Names = None, debug: Debug = False) -> None:
+    """Fetch data from the hub into its cache, or complete what is there."""
+    from gapbench import hub
+    from gapbench.data import sources
+
+    for name in _with_data(names):
+        source = sources.source_of(name)
+        folder = hub.fetch_dataset(source.repo, source.revision, source.files, source.advice)
+        out.print(f"{name}: {folder}", highlight=False, soft_wrap=True)
+
+
+@data_commands.command()
+def check(names: Names = None, data: Folder = None, debug: Debug = False) -> None:
+    """Read every question and decode every picture; exit status 2 if anything is missing or broken."""
+    from gapbench import checkup
+
+    faults = 0
+    for name in _with_data(names):
+        try:
+            found = checkup.check(name, data, Progress())
+        except InputError as error:
+            faults += 1
+            out.print(str(error), highlight=False, markup=False, soft_wrap=True)
+            continue
+        faults += len(found.faults)
+        out.print(f"{name}: {found}", highlight=False, soft_wrap=True)
+        for fault in found.faults:
+            out.print(f"  {fault}", highlight=False, soft_wrap=True)
+    if faults:
+        raise InputError(f"data check: {faults} {'fault' if faults == 1 else 'faults'}, named above")
+
+
+@data_commands.command()
+def ids(
+    name: Annotated[str, typer.Argument(metavar="TASK")],
+    data: Folder = None,
+    allow_partial: AllowPartial = False,
+    debug: Debug = False,
+) -> None:
+    """What a task asks, as JSON lines: id, pictures and text; for answers that are made elsewhere."""
+    from gapbench import checkup
+
+    for line in checkup.asked(name, data, allow_partial):
+        print(json.dumps(line, ensure_ascii=False))
+
+
+def _with_data(names: Sequence[str] | None) -> list[str]:
+    from gapbench import tasks as catalogue
+    from gapbench.data import sources
+
+    known = [name for name in catalogue.TASKS if sources.source_of(name)]
+    for name in names or ():
+        if name not in known:
+            raise InputError(f"{name}: no task with data of its own; there are {', '.join(known)}")
+    return list(names or known)
 
 
 @app.command(name="list")
@@ -232,70 +313,10 @@ def _shard(device: str | None, to: Path | None) -> tuple[Shard, str | None]:
 # --- printing ---------------------------------------------------------------------------------------------------------
 
 
-class _Progress:
-    """A bar with rate and time left; without a terminal, a line now and then."""
-
-    INTERVAL = 15.0
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def start(self, title: str, total: int, done: int) -> None:
-        self._title, self._total, self._done, self._said = title, total, done, time.time()
-        self._first, self._started = done, time.time()
-        if err.is_terminal:
-            from rich import progress
-
-            self._bar = progress.Progress(
-                progress.TextColumn("{task.description:18}"),
-                progress.BarColumn(),
-                progress.MofNCompleteColumn(),
-                progress.TextColumn("{task.fields[rate]}"),
-                progress.TimeRemainingColumn(),
-                console=err,
-            )
-            self._bar.start()
-            self._task = self._bar.add_task(title, total=total, completed=done, rate="")
-
-    def advance(self, count: int) -> None:
-        self._done += count
-        rate = (self._done - self._first) / max(1e-9, time.time() - self._started)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=self._done, rate=f"{rate:.1f}/s")
-        elif time.time() - self._said > self.INTERVAL:
-            left = (self._total - self._done) / max(1e-9, rate)
-            err.print(f"{self._title}: {self._done}/{self._total}, {rate:.1f}/s, {left:.0f} s left", highlight=False)
-            self._said = time.time()
-
-    def stop(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
-        else:
-            seconds = time.time() - self._started
-            err.print(f"{self._title}: {self._done}/{self._total} in {seconds:.0f} s", highlight=False)
-
-
-def _show(tables: Sequence[Table]) -> None:
-    from rich import box
-    from rich.table import Table as RichTable
-
-    for table in tables:
-        shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-        shown.add_column(table.columns[0], no_wrap=True)
-        for column in table.columns[1:]:
-            shown.add_column(column, justify="right", no_wrap=True)
-        for row in table.rows:
-            shown.add_row(*row)
-        out.print(shown)
-        for note in table.notes:
-            out.print(f"  {note}", highlight=False, markup=False)
-
-
 def _show_run(folder: RunFolder, found: dict[str, Any]) -> None:
     from gapbench.report.tables import summary
 
-    _show(summary(found))
+    show(summary(found))
     out.print(f"model {found['model']}, run folder {folder.path}", highlight=False, soft_wrap=True)
     out.print("  results.json  diagnostics.json  records/  images/  drawings.png", highlight=False)
 
@@ -309,7 +330,7 @@ def _show_scored(scored: Scored) -> None:
     metrics = {name: asdict(estimate) for name, estimate in scored.metrics.items()}
     rest = len(metrics.keys() - lines.keys())
     remarks = [*scored.notes, *([f"{rest} more metrics with --json"] if rest else [])]
-    _show([tables.metric_table(f"{title}, {scored.variant}", metrics, lines, remarks, digits=4)])
+    show([tables.metric_table(f"{title}, {scored.variant}", metrics, lines, remarks, digits=4)])
     right, n = sum(record.score or 0.0 for record in scored.records), len(scored.records)
     out.print(f"  {right:g} of {n} right ({right / n:.4f})", highlight=False)
     counts = ", ".join(f"{count} {name}" for name, count in scored.counts.items() if count or name == "expected")

@@ -44,11 +44,12 @@ def _fetch_one(repo: str, names: Sequence[str], revision: str, advice: str) -> P
 
 
 def fetch_dataset(repo: str, revision: str, patterns: Sequence[str], advice: str) -> Path:
-    """The folder of a data set's files that match `patterns`, all of one commit, shown with a progress bar."""
+    """The folder of a data set's files that match `patterns`, all of one commit, with a progress bar.
+
+    What the cache lacks is fetched. Raises InputError, one line with `advice`, where that fails.
+    """
     from huggingface_hub import HfApi, snapshot_download
 
-    if (cached := cached_dataset(repo, revision, patterns)) is not None:
-        return cached
     try:
         with silent("huggingface_hub"):
             _within(PROBE_SECONDS, lambda: HfApi().dataset_info(repo, revision=revision, timeout=PROBE_SECONDS / 2))

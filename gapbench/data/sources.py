@@ -96,6 +96,11 @@ SOURCES = {
 }
 
 
+def source_of(task: str) -> Source | None:
+    """The data of a task by its name: its own, or, as for flickr30k-karpathy, those that it takes a part of."""
+    return SOURCES.get(task) or (None if task.endswith("-mini") else SOURCES.get(task.partition("-")[0]))
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A folder with data, and why it is this one, in words."""
@@ -105,7 +110,7 @@ class Place:
 
 
 def given_folder(name: str, data: Path | None) -> Place | None:
-    """The user's folder for this benchmark: DIR/NAME where there is one, else DIR itself; None where none is given.
+    """The user's folder for this task: DIR/NAME where there is one, else DIR itself; None where none is given.
 
     Raises InputError where the folder does not exist.
     """
@@ -116,8 +121,10 @@ def given_folder(name: str, data: Path | None) -> Place | None:
         data, why = Path(os.environ[VARIABLE]), VARIABLE
     if not data.exists():
         raise InputError(f"{why} {data}: no such file or folder")
-    own = data / name
-    return Place(own if own.is_dir() else data, why)
+    for own in (data / name, data / name.partition("-")[0]):
+        if own.is_dir():
+            return Place(own, why)
+    return Place(data, why)
 
 
 def cached(source: Source) -> Place | None:
@@ -126,11 +133,11 @@ def cached(source: Source) -> Place | None:
 
 
 def find(name: str, data: Path | None, fetch: bool = True) -> Place:
-    """The data of benchmark `name`, a key of SOURCES: the user's folder, else the cache, else (`fetch`) the hub.
+    """The data of the task `name`: the user's folder, else the cache, else (`fetch`) the hub.
 
     Raises InputError, one line that says what to do, where there are none.
     """
-    source = SOURCES[name]
+    source = source_of(name)
     place = given_folder(name, data) or cached(source)
     if place is not None:
         return place

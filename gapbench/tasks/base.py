@@ -21,13 +21,16 @@ Drawings = Callable[[str, int], Picture | None]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a task is made with. seed: of the first drawing; data: a folder, see data/sources.py; allow_partial: take
-    data that are a part of the benchmark's.
+    """What a task is made with.
+
+    seed: of the first drawing. data: a folder, see data/sources.py. allow_partial: data may be a part of the
+    benchmark's. pictures: whether they must be there; without them a task can tell what it asks, and be scored.
     """
 
     seed: int = 0
     data: Path | None = None
     allow_partial: bool = False
+    pictures: bool = True
 
 
 class Items(Protocol):

@@ -316,7 +316,7 @@ def task(name: str, annotations: Annotations) -> QuestionTask:
 
 def real(options: Options) -> QuestionTask:
     folder = sources.find("pope", options.data).folder
-    return task("pope", read(folder, allow_partial=options.allow_partial))
+    return task("pope", read(folder, options.pictures, options.allow_partial))
 
 
 def mini(options: Options) -> QuestionTask:
