@@ -6,13 +6,15 @@ import json
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plain_words import tokenize
+from score_peers import CASES
 
 from gapbench.metrics.cider import Cider, DocumentFrequencies, cider
+from gapbench.metrics.ptb import tokenize
 
 CAPTION = st.lists(st.sampled_from("a dog cat runs the red bus".split()), max_size=8)
 CORPUS = st.lists(st.tuples(CAPTION, st.lists(CAPTION, min_size=1, max_size=3)), min_size=2, max_size=6)
@@ -28,6 +30,20 @@ def random_corpus(seed: int, images: int) -> tuple[dict[int, list[str]], dict[in
         hypotheses[image] = caption if rng.random() < 0.9 else []
         references[image] = [[w for w in caption if rng.random() < 0.8] + ["x"] for _ in range(rng.randint(1, 5))]
     return hypotheses, references
+
+
+def raw_captions(shared: Path, name: str) -> tuple[dict[str, tuple[list[str], list[list[str]]]], dict[str, Any]]:
+    """Tokenised hypothesis and references by image, and pycocoevalcap's scores of the same captions."""
+    expected = json.loads((shared / "golden/understanding/caption_expected.json").read_text("utf-8"))[name]
+    corpus = expected.get("corpus")
+    if corpus is None:
+        path = shared / f"data/understanding/caption/{name}.jsonl"
+        corpus = {str(row["image_id"]): row for row in map(json.loads, path.read_text("utf-8").splitlines())}
+    images = {
+        image: (tokenize(row["prediction"]), [tokenize(text) for text in row["references"]])
+        for image, row in corpus.items()
+    }
+    return images, expected
 
 
 def test_golden_captions_of_100_images(shared: Path) -> None:
@@ -46,6 +62,19 @@ def test_golden_captions_of_100_images(shared: Path) -> None:
         {row["image_id"]: [text.split() for text in row["references"]] for row in rows},
     )
     assert raw.mean == pytest.approx(expected["CIDEr_without_ptb_vlmevalkit_style"], abs=1e-9)
+
+
+def test_golden_scores_from_raw_captions(shared: Path) -> None:
+    images, expected = raw_captions(shared, "pope_captions_100")
+    scores = cider({i: ours for i, (ours, _) in images.items()}, {i: texts for i, (_, texts) in images.items()})
+    assert scores.mean == pytest.approx(expected["CIDEr"], abs=1e-9)
+
+    images, expected = raw_captions(shared, "synthetic")
+    scores = cider({i: ours for i, (ours, _) in images.items()}, {i: texts for i, (_, texts) in images.items()})
+    assert scores.mean == pytest.approx(expected["CIDEr"], abs=1e-9)
+    assert list(scores.per_image.values()) == pytest.approx(expected["per_image_cider"], abs=1e-9)
+    hypothesis, references = images["1"]
+    assert cider({"1": hypothesis}, {"1": references}).mean == expected["single_image_corpus_cider"]
 
 
 def test_a_copy_of_the_only_reference_scores_ten() -> None:
@@ -132,11 +161,11 @@ def test_exotic_text_is_scored_the_same_twice(a: str, b: str, c: str) -> None:
 @pytest.mark.peer
 def test_same_scores_as_pycocoevalcap() -> None:
     peer = pytest.importorskip("pycocoevalcap.cider.cider")
-    hypotheses, references = random_corpus(3, 2000)
+    hypotheses, references = random_corpus(3, CASES)
     mean, per_image = peer.Cider().compute_score(
         {image: [" ".join(text) for text in texts] for image, texts in references.items()},
         {image: [" ".join(text)] for image, text in hypotheses.items()},
     )
     scores = cider(hypotheses, references)
-    assert scores.mean == pytest.approx(mean, abs=1e-10)
-    assert list(scores.per_image.values()) == pytest.approx(list(per_image), abs=1e-10)
+    assert scores.mean == pytest.approx(mean, abs=1e-9)
+    assert list(scores.per_image.values()) == pytest.approx(list(per_image), abs=1e-9)
