@@ -10,7 +10,7 @@ from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, TypeVar
 
-from gapbench.records import Item, Picture, Question
+from gapbench.records import Item, Picture, Question, Weighing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -49,15 +49,23 @@ class Ahead:
     def _taken(self, chunk: Sequence[Item]) -> list[Item]:
         items = []
         for item in chunk:
-            if isinstance(item.ask, Question) and item.ask.pictures:
-                pictures = []
-                for picture in item.ask.pictures:
-                    with self._lock:
-                        self._due.setdefault(picture.key, picture)
-                    pictures.append(Picture(picture.key, partial(self._open, picture)))
-                item = replace(item, ask=replace(item.ask, pictures=tuple(pictures)))
+            if isinstance(item.ask, Question):
+                item = replace(item, ask=self._awaited(item.ask))
+            elif isinstance(item.ask, Weighing):
+                asks = tuple((self._awaited(question), text) for question, text in item.ask.asks)
+                item = replace(item, ask=replace(item.ask, asks=asks))
             items.append(item)
         return items
+
+    def _awaited(self, question: Question) -> Question:
+        """The question with pictures that come from the threads."""
+        if not question.pictures:
+            return question
+        with self._lock:
+            for picture in question.pictures:
+                self._due.setdefault(picture.key, picture)
+        pictures = (Picture(picture.key, partial(self._open, picture)) for picture in question.pictures)
+        return replace(question, pictures=tuple(pictures))
 
     def _open(self, picture: Picture) -> Image.Image:
         with self._lock:

@@ -45,6 +45,14 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Weighing:
+    """Texts to be weighed: how likely is each of them after its question? Answered with a TextLikelihood for each."""
+
+    id: str
+    asks: tuple[tuple[Question, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """A text to be drawn. The drawing depends on `text` and `seed` alone."""
 
@@ -96,7 +104,7 @@ class Item:
     id: str
     cluster: str
     skills: tuple[str, ...]
-    ask: Question | Prompt
+    ask: Question | Weighing | Prompt
     truth: Mapping[str, Any] = field(default_factory=dict)
     part: str = ""
 
@@ -123,7 +131,8 @@ class RecordKey(NamedTuple):
 class Record:
     """One judged response: all that metrics, tables, tests and the trainer ever read.
 
-    `response` is the answer, or the drawing's path relative to the run folder. `part` tells apart what a task asks of
+    `response` is the answer, or the drawing's path relative to the run folder, or of what was weighed the JSON of
+    [[total, tokens, greedy], ...]. `part` tells apart what a task asks of
     one item (the gap asks about the real picture, draws, and asks about the drawing). A response that the model failed
     to give has score 0 and says why in `error`.
     """

@@ -11,11 +11,23 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 from gapbench.ahead import Ahead
 from gapbench.data.pictures import file_picture
-from gapbench.records import Failure, InputError, Item, Picture, Prompt, Record, RecordKey, Sampling
+from gapbench.records import (
+    Failure,
+    InputError,
+    Item,
+    Picture,
+    Prompt,
+    Record,
+    RecordKey,
+    Sampling,
+    TextLikelihood,
+    Weighing,
+)
 from gapbench.store import SCHEMA, RunFolder, write_json
 from gapbench.tasks.base import Items, Response, Task
 
@@ -45,12 +57,14 @@ class Shard:
 def chunks(items: Iterable[Item]) -> Iterator[list[Item]]:
     """Items in stretches of whole clusters (as they stand in order), the last one as short as it is."""
     chunk: list[Item] = []
+    asked = 0
     for item in items:
         size = PROMPTS_PER_CHUNK if isinstance(item.ask, Prompt) else QUESTIONS_PER_CHUNK
-        if len(chunk) >= size and item.cluster != chunk[-1].cluster:
+        if asked >= size and item.cluster != chunk[-1].cluster:
             yield chunk
-            chunk = []
+            chunk, asked = [], 0
         chunk.append(item)
+        asked += len(item.ask.asks) if isinstance(item.ask, Weighing) else 1
     if chunk:
         yield chunk
 
@@ -130,14 +144,26 @@ class Runner:
         asks = [item.ask for item in chunk]
         if isinstance(asks[0], Prompt):
             return self.model.draw(asks, self.sampling)
+        if isinstance(asks[0], Weighing):
+            return self._weigh(asks)
         return self.model.answer(asks, task.decoding)
+
+    def _weigh(self, asks: Sequence[Weighing]) -> Iterator[tuple[TextLikelihood, ...] | Failure]:
+        """The likelihoods of each item's texts; where the model fails on one of them, its item fails."""
+        questions, texts = zip(*(pair for ask in asks for pair in ask.asks), strict=True)
+        likelihoods = iter(self.model.log_likelihood(questions, texts))
+        for ask in asks:
+            found = tuple(islice(likelihoods, len(ask.asks)))
+            yield next((each for each in found if isinstance(each, Failure)), found)
 
     def _judged(self, task: Task, items: Sequence[Item], responses: Sequence[Response]) -> list[Record]:
         records = []
         for item, response, judgement in zip(items, responses, task.judge(items, responses), strict=True):
             failed = isinstance(response, Failure)
             text = "" if failed else response
-            if not isinstance(text, str):
+            if isinstance(text, tuple):
+                text = json.dumps(text)
+            elif not isinstance(text, str):
                 text = self.folder.save_image(task.name, item.id, item.seed, text)
             records.append(
                 Record(
@@ -230,8 +256,9 @@ def fingerprint(protocol: Mapping[str, Any]) -> str:
 
 
 def check_sides(model: Any, tasks: Sequence[Task], name: str) -> None:
-    """Raises InputError where a task needs what the model cannot do."""
+    """Raises InputError where a task needs what the model cannot do. A task of `Weighing`s has `weighs`."""
     for task in tasks:
-        for side, method, does in (("understanding", "answer", "answers"), ("generation", "draw", "draws")):
+        reads = ("log_likelihood", "weighs texts") if getattr(task, "weighs", False) else ("answer", "answers")
+        for side, method, does in (("understanding", *reads), ("generation", "draw", "draws")):
             if task.side in (side, "both") and not hasattr(model, method):
                 raise InputError(f"--model {name}: {task.name} needs a model that {does}")

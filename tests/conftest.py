@@ -14,7 +14,7 @@ from PIL import Image
 
 from gapbench.miniature.picture import render
 from gapbench.miniature.world import random_scene
-from gapbench.records import Decoding, Failure, Prompt, Question, Sampling
+from gapbench.records import Decoding, Failure, Prompt, Question, Sampling, TextLikelihood
 
 
 @pytest.fixture(scope="session")
@@ -55,12 +55,28 @@ class FakeModel:
                 yield Failure("told to fail")
                 continue
             try:
-                pixels = question.pictures[0].open().tobytes()
+                pixels = b"".join(picture.open().tobytes() for picture in question.pictures[:1])
             except OSError as error:
                 yield Failure(str(error))
                 continue
             rng = random.Random(f"{batch}/{question.id}/{zlib.crc32(pixels)}")
             yield rng.choice(question.choices or ("Yes", "no"))
+
+    def log_likelihood(
+        self, questions: Sequence[Question], continuations: Sequence[str]
+    ) -> Iterator[TextLikelihood | Failure]:
+        batch = self._noted(questions)
+        for question, text in zip(questions, continuations, strict=True):
+            if self.fails(question):
+                yield Failure("told to fail")
+                continue
+            try:
+                pixels = b"".join(picture.open().tobytes() for picture in question.pictures[:1])
+            except OSError as error:
+                yield Failure(str(error))
+                continue
+            rng = random.Random(f"{batch}/{question.id}/{question.text}/{text}/{zlib.crc32(pixels)}")
+            yield TextLikelihood(-9 * rng.random(), len(text.split()), rng.random() < 0.3)
 
     def draw(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Image.Image | Failure]:
         batch = self._noted(prompts)

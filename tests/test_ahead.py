@@ -12,7 +12,7 @@ from PIL import Image
 
 from gapbench import ahead
 from gapbench.ahead import Ahead
-from gapbench.records import Item, Picture, Prompt, Question
+from gapbench.records import Item, Picture, Prompt, Question, Weighing
 
 
 class Album:
@@ -94,3 +94,21 @@ def test_items_are_what_they_were() -> None:
     chunks = [*album.chunks(), [Item("p", "p", (), Prompt("p", "a cat", 0)), Item("q", "q", (), Question("q", "?"))]]
     with Ahead() as pictures:
         assert list(pictures.over(chunks)) == chunks
+
+
+def test_the_pictures_of_what_is_weighed_are_decoded_once_too() -> None:
+    album = Album()
+    items = []
+    for n in range(30):
+        asks = tuple((Question(f"{n}", "?", (album.picture(n),)), text) for text in (" yes", " no"))
+        items.append(Item(str(n), str(n), (), Weighing(str(n), asks)))
+    alone = Item("alone", "alone", (), Weighing("alone", ((Question("alone", "?"), "yes"),)))
+    with Ahead() as pictures:
+        for chunk in pictures.over([items[:10], [*items[10:], alone]]):
+            for item in chunk[:-1]:
+                for question, _ in item.ask.asks:
+                    if item.id != "13":
+                        assert question.pictures[0].open().getpixel((0, 0)) == int(item.id)
+            assert chunk == ([*items[:10]] if len(chunk) == 10 else [*items[10:], alone])
+    assert {album.decoded[str(number)] for number in range(29) if number != 13} == {1}
+    assert threading.get_ident() not in album.threads

@@ -20,7 +20,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gapbench import cli, run, tasks
-from gapbench.records import Decoding, Failure, InputError, Item, Prompt, Question, Sampling
+from gapbench.records import (
+    Decoding,
+    Failure,
+    InputError,
+    Item,
+    Judgement,
+    Prompt,
+    Question,
+    Sampling,
+    TextLikelihood,
+    Weighing,
+)
 from gapbench.run import Runner, Shard, chunks, limited
 from gapbench.store import RunFolder
 from gapbench.tasks.base import Options, Task
@@ -88,6 +99,19 @@ def test_chunks_are_stretches_of_whole_clusters(sizes: list[int], drawn: bool) -
     assert all(len(chunk) < size + 9 for chunk in found)
     owners = [{item.cluster for item in chunk} for chunk in found]
     assert sum(map(len, owners)) == len(sizes)
+
+
+@given(st.lists(st.integers(1, 9), max_size=12))
+def test_chunks_of_what_is_weighed_are_counted_by_its_texts(counts: list[int]) -> None:
+    items = [
+        Item(str(n), str(n), (), Weighing(str(n), ((Question(str(n), ""), "yes"),) * count))
+        for n, count in enumerate(counts)
+    ]
+    found = list(chunks(items))
+    assert [item for chunk in found for item in chunk] == items
+    texts = [[len(item.ask.asks) for item in chunk] for chunk in found]
+    assert all(sum(each) >= 12 > sum(each[:-1]) for each in texts[:-1])
+    assert all(sum(each[:-1]) < 12 for each in texts)
 
 
 @given(st.lists(st.integers(1, 4), max_size=6), st.integers(1, 8))
@@ -241,6 +265,33 @@ def test_a_caption_that_was_not_drawn_is_answered_wrongly_on_the_drawings_side_a
     assert (told["metrics"]["G"]["value"], told["metrics"]["G_self"]["value"]) == (0, 0)
     assert told["metrics"]["U"]["value"] == told["metrics"]["gap"]["value"] > 0
     assert told["metrics"]["U_judge"]["value"] == 1
+
+
+def test_of_what_is_weighed_one_failure_is_the_items(tmp_path: Path) -> None:
+    class Scales:
+        def log_likelihood(self, questions: Sequence[Question], continuations: Sequence[str]) -> Iterator[Any]:
+            for text in continuations:
+                yield Failure(f"no {text}") if text == "b" else TextLikelihood(-len(text) / 3, len(text), text == "cc")
+
+    class Weighed:
+        name, decoding = "weighed", None
+
+        def judge(self, items: Sequence[Item], responses: Sequence[Any]) -> list[Judgement]:
+            assert [isinstance(response, Failure) for response in responses] == [False, True, False]
+            return [Judgement(0.5) for _ in items]
+
+    texts = {"x": ("a", "cc"), "y": ("a", "b", "b2", "b"), "z": ("dddd",)}
+    items = [Item(n, n, (), Weighing(n, tuple((Question(n, "?"), t) for t in each))) for n, each in texts.items()]
+    runner = Runner(Scales(), [], RunFolder(tmp_path), Sampling())
+    responses = list(runner._ask(Weighed(), items))
+    assert responses == [((-1 / 3, 1, False), (-2 / 3, 2, True)), Failure("no b"), ((-4 / 3, 4, False),)]
+    records = runner._judged(Weighed(), items, responses)
+    assert [record.error for record in records] == [None, "no b", None]
+    assert [record.response for record in records] == [
+        f"[[{-1 / 3}, 1, false], [{-2 / 3}, 2, true]]",
+        "",
+        f"[[{-4 / 3}, 4, false]]",
+    ]
 
 
 class Moody:
