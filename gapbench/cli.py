@@ -42,7 +42,10 @@ def run(
     suite: Annotated[
         str | None, typer.Option(help="A named list of tasks (`gapbench list suites`); by default the model's.")
     ] = None,
-    tasks: Annotated[str | None, typer.Option(help="Comma-separated tasks, in place of the whole suite.")] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Comma-separated tasks, in place of the whole suite; lm-eval:NAME is a task of lm-eval's."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images or prompts of each task.")] = None,
     data: Annotated[
         Path | None,
@@ -62,14 +65,17 @@ def run(
     A run that was interrupted goes on with the same command.
     """
     from gapbench import tasks as catalogue
+    from gapbench.data.sources import source_of
     from gapbench.manifest import finish, open_run, request_of
     from gapbench.models import zoo
     from gapbench.run import Runner, check_sides
     from gapbench.tasks.base import Options
 
     suite = suite or zoo.resolve(model).suite
-    options = Options(seed, data, allow_partial)
-    chosen = [catalogue.load(name, options) for name in catalogue.names(suite, tasks)]
+    named = catalogue.names(suite, tasks)
+    if data is not None and not any(source_of(name) for name in named):
+        raise InputError(f"--data: {', '.join(named)} reads no data; for the real benchmarks add --suite paper")
+    chosen = catalogue.load_all(named, Options(seed, data, allow_partial))
     shard, device = _shard(device, to)
     loaded = zoo.load(model, device, dtype)
     check_sides(loaded, chosen, model)
@@ -90,7 +96,7 @@ def run(
 
 @app.command()
 def score(
-    task: Annotated[str, typer.Argument(help="pope, mmmu, mme, gqa or vqav2")],
+    task: Annotated[str, typer.Argument(help="A task that can be scored (`gapbench list tasks`).")],
     responses: Annotated[Path, typer.Option(help="JSON lines with id and response, or the benchmark's own format.")],
     data: Annotated[Path | None, typer.Option(help="Folder with the benchmark's annotation files.")] = None,
     variant: Annotated[str | None, typer.Option(help="Whose scoring rules; by default the official ones.")] = None,
@@ -108,6 +114,34 @@ def score(
         print(json.dumps(_scored_json(scored), indent=1))
         return
     _show_scored(scored)
+
+
+@app.command()
+def submission(
+    task: Annotated[str, typer.Argument(help="vqav2-testdev or vqav2-test")],
+    responses: Annotated[Path, typer.Option(help="A run's records/TASK.jsonl, JSON lines with id and response ...")],
+    to: Annotated[Path, typer.Option("--out", help="File to write, for the evaluation server.")],
+    data: Annotated[Path | None, typer.Option(help="Question file or folder; by default where `run` looks.")] = None,
+    everything: Annotated[
+        Path | None, typer.Option(help="Question file of all that the server wants; unasked ones get an empty answer.")
+    ] = None,
+    allow_partial: Annotated[
+        bool, typer.Option("--allow-partial", help="Give missing answers as empty ones, and say how many.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Write VQAv2's answers for the evaluation server, whose golds are not public."""
+    from gapbench.data import sources
+    from gapbench.tasks import vqav2_answers
+
+    if task not in vqav2_answers.SUBMITTED:
+        raise InputError(f"submission {task}: there is {' and '.join(vqav2_answers.SUBMITTED)}")
+    asked = data if data is not None and data.is_file() else sources.find(task, data, fetch=False).folder
+    split = vqav2_answers.SUBMITTED[task]
+    answers = vqav2_answers.write_submission(responses, asked, to, everything, allow_partial, split)
+    err.print(f"wrote {to}: {len(answers.given)} of {answers.expected} answers", highlight=False)
+    if not answers.whole:
+        err.print(f"  {answers.faults()}", highlight=False)
 
 
 @app.command()
@@ -241,6 +275,21 @@ def _with_data(names: Sequence[str] | None) -> list[str]:
     return list(names or known)
 
 
+@app.command(
+    name="lm-eval",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def lm_eval(
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="ARGS...", help="lm-eval's arguments.")] = None,
+    debug: Debug = False,
+) -> None:
+    """lm-evaluation-harness with these models: `--model gapbench --model_args model=NAME,device=cpu`."""
+    from gapbench import harness
+
+    harness.main(arguments or [])
+
+
 @app.command(name="list")
 def list_(
     what: Annotated[str, typer.Argument(help="models, tasks or suites")],
@@ -259,6 +308,7 @@ def list_(
     elif what == "tasks":
         for name in catalogue.TASKS:
             out.print(f"{name:22} run", highlight=False)
+        out.print(f"{'lm-eval:NAME':22} run (a task of lm-eval's, or a YAML file in its format)", highlight=False)
         for name, variants in scoring.VARIANTS.items():
             out.print(f"{name:22} score (variants: {', '.join(variants)})", highlight=False)
     elif what == "suites":
@@ -331,8 +381,9 @@ def _show_scored(scored: Scored) -> None:
     rest = len(metrics.keys() - lines.keys())
     remarks = [*scored.notes, *([f"{rest} more metrics with --json"] if rest else [])]
     show([tables.metric_table(f"{title}, {scored.variant}", metrics, lines, remarks, digits=4)])
-    right, n = sum(record.score or 0.0 for record in scored.records), len(scored.records)
-    out.print(f"  {right:g} of {n} right ({right / n:.4f})", highlight=False)
+    if not scored.task.startswith("flickr30k"):  # captions are not right or wrong
+        right, n = sum(record.score or 0.0 for record in scored.records), len(scored.records)
+        out.print(f"  {right:g} of {n} right ({right / n:.4f})", highlight=False)
     counts = ", ".join(f"{count} {name}" for name, count in scored.counts.items() if count or name == "expected")
     out.print(f"  {counts}", highlight=False)
 

@@ -8,7 +8,18 @@ from pathlib import Path
 
 from gapbench.records import Estimate, InputError, Record
 from gapbench.responses import KINDS, Saved, refuse_faults
-from gapbench.tasks import gqa, mme, mmmu, mmmu_answers, pope, pope_answers, vqav2
+from gapbench.tasks import (
+    flickr30k_answers,
+    gqa,
+    mme,
+    mme_answers,
+    mmmu,
+    mmmu_answers,
+    pope,
+    pope_answers,
+    vqav2,
+    vqav2_answers,
+)
 
 Metrics = Mapping[str, Estimate]
 
@@ -29,9 +40,23 @@ SCORERS = {
     "mmmu": Scorer(
         mmmu.VARIANTS, mmmu_answers.read, lambda records, _: mmmu.metrics(records), mmmu_answers.unparsed, mmmu.remarks
     ),
-    "mme": Scorer(mme.VARIANTS, mme.read_saved, lambda records, _: mme.metrics(records), mme.unparsed),
+    "mme": Scorer(mme.VARIANTS, mme_answers.read, lambda records, _: mme.metrics(records), mme_answers.unparsed),
     "gqa": Scorer(gqa.VARIANTS, gqa.read_saved, lambda records, _: gqa.metrics(records), remarks=gqa.remarks),
-    "vqav2": Scorer(vqav2.VARIANTS, vqav2.read_saved, lambda records, _: vqav2.metrics(records), remarks=vqav2.remarks),
+    "vqav2": Scorer(
+        vqav2.VARIANTS, vqav2_answers.read, lambda records, _: vqav2.metrics(records), remarks=vqav2_answers.remarks
+    ),
+    "flickr30k": Scorer(
+        flickr30k_answers.VARIANTS,
+        flickr30k_answers.read_saved,
+        flickr30k_answers.metrics,
+        remarks=flickr30k_answers.remarks,
+    ),
+    "flickr30k-karpathy": Scorer(
+        flickr30k_answers.VARIANTS,
+        flickr30k_answers.read_saved_karpathy,
+        flickr30k_answers.metrics,
+        remarks=flickr30k_answers.remarks,
+    ),
 }
 # The rules that each task can be judged by, the default first.
 VARIANTS = {task: scorer.variants for task, scorer in SCORERS.items()}

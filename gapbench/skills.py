@@ -30,7 +30,9 @@ _TABLE = MappingProxyType(
             "position": ("position",),
             "color_attr": ("color", "binding"),
         },
-        "mmmu": {"*": ("knowledge",)},
+        # The miniature's subjects, by name; the real ones all need knowledge.
+        "mmmu": {"Color": ("color",), "Count": ("count",), "Shape": ("shape",), "*": ("knowledge",)},
+        "flickr30k": {"caption": ("other",)},
         # By subtask; the others are about posters, people, places, works of art and reasoning.
         "mme": {
             "existence": ("object",),

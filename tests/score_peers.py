@@ -30,6 +30,8 @@ def lmms_eval(file: str, *needs: str) -> ModuleType:
         "sacrebleu": MagicMock(),
         "lmms_eval.api.registry": registry,
         "lmms_eval.tasks._task_utils.file_utils": MagicMock(),
+        "lmms_eval.verifiers": MagicMock(),
+        "lmms_eval.verifiers.openai": MagicMock(),
     }
     for parent in ("lmms_eval", "lmms_eval.api", "lmms_eval.tasks", "lmms_eval.tasks._task_utils"):
         stubs[parent] = MagicMock()

@@ -175,6 +175,18 @@ def test_other_wrong_files(data, tmp_path) -> None:
     refused("nested too deeply", "pope", empty, data)
 
 
+def test_a_runs_records_are_answers_but_for_what_the_model_failed_to_give(data, tmp_path) -> None:
+    rows = [
+        {"task": "pope", "item": f"random/{n}", "response": answer, "error": None}
+        for n, answer in enumerate(ANSWERS, start=1)
+    ]
+    scored = score("pope", lines(tmp_path / "records.jsonl", rows), data)
+    assert scored.metrics == score("pope", document(tmp_path / "random.json", ANSWERS), data).metrics
+    rows[6] |= {"response": "", "error": "the image is truncated"}
+    file = lines(tmp_path / "records.jsonl", rows)
+    refused(r"1 missing \(random/7\), 1 unreadable \(.*records.jsonl:7: no text", "pope", file, data)
+
+
 def test_files_whose_split_is_unclear(shared, tmp_path) -> None:
     real = shared / "data/understanding/pope"
     refused("does not tell the split", "pope", document(tmp_path / "answers.json", ANSWERS), real)
@@ -199,7 +211,7 @@ def test_unknown_names(data) -> None:
 
 
 def test_the_official_rules_are_the_default_of_every_task() -> None:
-    assert list(VARIANTS) == ["pope", "mmmu", "mme", "gqa", "vqav2"]
+    assert list(VARIANTS) == ["pope", "mmmu", "mme", "gqa", "vqav2", "flickr30k", "flickr30k-karpathy"]
     assert all(variants[0].startswith("official") for variants in VARIANTS.values())
 
 

@@ -6,7 +6,7 @@ import re
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _GROUPS_HELD = 2  # row groups whose images are held, encoded: readers go through them in order
+_LIGHT_GROUPS_HELD = 16  # row groups whose texts are held where rows are not gone through in order
 _ROWS_AT_ONCE = 1024
 
 
@@ -31,7 +32,7 @@ def shards(folder: Path, split: str, configs: Sequence[str] = ("", "data")) -> l
         found = sorted({*(folder / config).glob(f"{split}-*.parquet"), *(folder / config).glob(f"{split}.parquet")})
         if not found:
             continue
-        numbered = [re.search(r"-(\d+)-of-(\d+)\.parquet$", path.name) for path in found]
+        numbered = [re.search(r"-(\d+)-of-(\d+)(?:-[0-9a-f]+)?\.parquet$", path.name) for path in found]
         totals = {int(match[2]) for match in numbered if match}
         if totals:
             have = {int(match[1]) for match in numbered if match}
@@ -56,14 +57,14 @@ class Table:
             try:
                 file = pq.ParquetFile(path)
             except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
-                raise InputError(f"{path}: not a parquet file ({error})") from error
+                raise InputError(f"{path}: not a parquet file ({_one_line(error)})") from error
             self._files.append(path)
             for number in range(file.num_row_groups):
                 self._starts.append(self._rows)
                 self._groups.append((file, number, path))
                 self._rows += file.metadata.row_group(number).num_rows
-        self._held: OrderedDict[tuple[int, str], list[Any]] = OrderedDict()
-        self._lock = threading.Lock()  # pictures are opened by background threads
+        self._held: OrderedDict[tuple[int, str], Any] = OrderedDict()
+        self._lock = threading.Lock()  # pictures are opened by background threads, and one may go through the rows
 
     def __len__(self) -> int:
         return self._rows
@@ -81,15 +82,45 @@ class Table:
 
         Raises InputError naming the file and the column that it lacks, or the file that is broken.
         """
+        self._require(columns)
         for file, group, path in self._groups:
-            lacking = next((column for column in columns if column not in file.schema_arrow.names), None)
+            batches = file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=list(columns))
+            while True:
+                try:
+                    with self._lock:
+                        batch = next(batches, None)
+                except (OSError, ValueError) as error:
+                    raise InputError(f"{path}: broken ({_one_line(error)}); download it again") from error
+                if batch is None:
+                    break
+                yield from batch.to_pylist()
+
+    def take(self, rows: Iterable[int], columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """These rows, by number, of these columns alone. Fast where those that stand together are asked for together.
+
+        Raises InputError as `rows` does.
+        """
+        self._require(columns)
+        held: OrderedDict[int, Any] = OrderedDict()
+        for row in rows:
+            number = bisect_right(self._starts, row) - 1
+            if number not in held:
+                file, group, path = self._groups[number]
+                try:
+                    with self._lock:
+                        held[number] = file.read_row_group(group, columns=list(columns))
+                except (OSError, ValueError) as error:
+                    raise InputError(f"{path}: broken ({_one_line(error)}); download it again") from error
+                if len(held) > _LIGHT_GROUPS_HELD:
+                    held.popitem(last=False)
+            held.move_to_end(number)
+            yield held[number].slice(row - self._starts[number], 1).to_pylist()[0]
+
+    def _require(self, columns: Sequence[str]) -> None:
+        for column in columns:
+            lacking = next((path for file, _, path in self._groups if column not in file.schema_arrow.names), None)
             if lacking is not None:
-                raise InputError(f"{path}: no column {lacking!r}; give the files of the hub's data set")
-            try:
-                for batch in file.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=list(columns)):
-                    yield from batch.to_pylist()
-            except (OSError, ValueError) as error:
-                raise InputError(f"{path}: broken ({error}); download it again") from error
+                raise InputError(f"{lacking}: no column {column!r}; give the files of the hub's data set")
 
     def picture(self, row: int, key: str, column: str = "image") -> Picture:
         """The picture of a row, decoded when it is opened; OSError then where it is null or broken."""
@@ -110,11 +141,15 @@ class Table:
         with self._lock:
             if (number, column) not in self._held:
                 try:
-                    values = file.read_row_group(group, columns=[column]).column(0).to_pylist()
+                    values = file.read_row_group(group, columns=[column]).column(0)
                 except (OSError, ValueError) as error:
-                    raise OSError(f"{path} is broken: {error}") from error
+                    raise OSError(f"{path} is broken: {_one_line(error)}") from error
                 self._held[number, column] = values
                 while len(self._held) > _GROUPS_HELD:
                     self._held.popitem(last=False)
             self._held.move_to_end((number, column))
-            return self._held[number, column][row - self._starts[number]]
+            return self._held[number, column][row - self._starts[number]].as_py()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

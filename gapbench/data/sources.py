@@ -79,10 +79,17 @@ SOURCES = {
             "CC BY 4.0 (questions); COCO images under Flickr's terms",
         ),
         Source(
+            "vqav2-test",
+            "lmms-lab-encoder/VQAv2",
+            ("data/test-*.parquet",),
+            "v2_OpenEnded_mscoco_test2015_questions.json and test2015/",
+            "CC BY 4.0 (questions); COCO images under Flickr's terms",
+        ),
+        Source(
             "flickr30k",
             "lmms-lab-encoder/flickr30k",
             ("data/test-*.parquet",),
-            "results_20130124.token (or dataset_flickr30k.json) and flickr30k-images/",
+            "results_20130124.token and flickr30k-images/ (with dataset_flickr30k.json for Karpathy's split)",
             "non-commercial research and education",
         ),
         Source(

@@ -55,6 +55,7 @@ HEADLINES: dict[str, dict[str, str]] = {
     },
     "mme": {name: name for name in (*mme.GROUPS, *mme.SUBTASKS)},
     "gqa": {name: name for name in ("accuracy", "binary", "open")},
+    "flickr30k": {"cider": "CIDEr", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L"},
     "vqav2": {"accuracy": "accuracy"} | {f"answer_type/{name}": name for name in vqav2.ANSWER_TYPES},
 }
 TITLES = {
@@ -65,6 +66,7 @@ TITLES = {
     "mme": "MME",
     "gqa": "GQA",
     "vqav2": "VQAv2",
+    "flickr30k": "Flickr30k",
 }
 
 

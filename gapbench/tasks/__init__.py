@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections import Counter
+from collections.abc import Iterable
 
 from gapbench.records import InputError
 from gapbench.tasks.base import Options, Task
@@ -12,19 +14,33 @@ from gapbench.tasks.base import Options, Task
 TASKS = {
     "gap-mini": "gap:mini",
     "pope-mini": "pope:mini",
+    "mme-mini": "mme:mini",
+    "gqa-mini": "gqa:mini",
+    "vqav2-mini": "vqav2:mini",
+    "mmmu-mini": "mmmu:mini",
+    "flickr30k-mini": "flickr30k:mini",
     "geneval-mini": "geneval:mini",
     "pope": "pope:real",
+    "mme": "mme:real",
+    "flickr30k": "flickr30k:real",
+    "flickr30k-karpathy": "flickr30k:karpathy",
+    "vqav2": "vqav2:real",
+    "vqav2-testdev": "vqav2:testdev",
+    "vqav2-test": "vqav2:test",
+    "gqa": "gqa:real",
+    "mmmu": "mmmu:real",
 }
 SUITES: dict[str, tuple[str, ...]] = {
-    "mini": ("gap-mini", "pope-mini", "geneval-mini"),
-    "paper": ("pope",),
+    "mini": tuple(name for name in TASKS if name.endswith("-mini")),
+    "paper": ("pope", "mme", "flickr30k", "vqav2", "gqa", "mmmu"),
 }
+HARNESS = "lm-eval:"  # before the name or the file of a task of lm-evaluation-harness
 
 
 def names(suite: str, tasks: str | None) -> list[str]:
     """The tasks of a suite, or those of a comma-separated list; `pope` of the suite mini is pope-mini.
 
-    Raises InputError naming what is unknown and what there is.
+    Raises InputError naming what is unknown and what there is; what lm-eval does not know shows when it is loaded.
     """
     if suite not in SUITES:
         raise InputError(f"--suite {suite}: unknown; there is {', '.join(SUITES)}")
@@ -32,7 +48,8 @@ def names(suite: str, tasks: str | None) -> list[str]:
         return list(SUITES[suite])
     chosen = []
     for name in (part.strip() for part in tasks.split(",")):
-        full = next((n for n in (f"{name}-{suite}", name) if n in TASKS), None)
+        known = (n for n in (f"{name}-{suite}", name) if n in TASKS)
+        full = name if name.startswith(HARNESS) else next(known, None)
         if full is None:
             close = difflib.get_close_matches(name, TASKS, n=1)
             hint = f", did you mean {close[0]}" if close else ""
@@ -46,3 +63,19 @@ def load(name: str, options: Options | None = None) -> Task:
     """Raises InputError, one line, where the task's data are not there or not the benchmark's."""
     module, _, function = TASKS[name].partition(":")
     return getattr(importlib.import_module(f"gapbench.tasks.{module}"), function)(options or Options())
+
+
+def load_all(names: Iterable[str], options: Options | None = None) -> list[Task]:
+    """The tasks of these names, of which `lm-eval:GROUP` means several. Raises InputError as `load` does."""
+    loaded: list[Task] = []
+    for name in names:
+        if name.startswith(HARNESS):
+            from gapbench.tasks import hosted
+
+            loaded += hosted.load(name.removeprefix(HARNESS))
+        else:
+            loaded.append(load(name, options))
+    for name, count in Counter(task.name for task in loaded).items():
+        if count > 1:
+            raise InputError(f"--tasks: {count} tasks are named {name}; run them apart")
+    return loaded

@@ -16,24 +16,31 @@ from __future__ import annotations
 
 import string
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gapbench import stats
-from gapbench.records import Estimate, InputError, Judgement, Record
-from gapbench.responses import Saved, read_answers, read_rows, records_of
+from gapbench.data import sources
+from gapbench.data.parquet import Table, shards
+from gapbench.data.pictures import file_picture, image_folder, present
+from gapbench.data.sources import check_count, digest
+from gapbench.records import Decoding, Estimate, InputError, Item, Judgement, Picture, Question, Record
+from gapbench.responses import Saved, few, read_answers, read_rows, records_of
 from gapbench.skills import skills_of
-from gapbench.tasks.base import Response
+from gapbench.tasks.base import Options, QuestionTask, Response
 from gapbench.tasks.prompts import SHORT_ANSWER
 
 VARIANTS = ("official", "official-exact", "lmms-eval", "vlmevalkit")
 FILE = "testdev_balanced_questions.json"
 QUESTIONS = 12_578
+STRUCTURAL = ("verify", "query", "choose", "logical", "compare")
+SEMANTIC = ("obj", "attr", "cat", "rel", "global")
 
+_QUESTION_TABLE, _IMAGE_TABLE = "testdev_balanced_instructions", "testdev_balanced_images"  # configs on the hub
 _KEYS = ("questionId", "prediction")  # of the official predictions file
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -57,27 +64,53 @@ class Reference:
     semantic: str
     group: str | None
 
+    @property
+    def truth(self) -> dict[str, str | None]:
+        return {
+            "answer": self.answer,
+            "structural": self.structural,
+            "semantic": self.semantic,
+            "group": self.group,
+        }
 
-def read_questions(path: Path) -> dict[str, Reference]:
-    """Read the balanced questions of testdev_balanced_questions.json or its folder, by id; other names as they are.
+
+def read_questions(path: Path, allow_partial: bool = False) -> dict[str, Reference]:
+    """Read the balanced questions, by id: of the hub's parquet files in folder `path`, or of
+    testdev_balanced_questions.json or its folder. A file of another name may have any number of them.
 
     Raises InputError naming the file and the question for a file that is not the official one.
     """
-    file = path / FILE if path.is_dir() else path
+    if files := shards(path, "testdev", (_QUESTION_TABLE,)):
+        table = Table(files)
+        where, entries = table.name, _table_entries(table)
+    else:
+        where = str(path / FILE if path.is_dir() else path)
+        entries = _file_entries(Path(where))
+    found = {}
+    for name, entry in entries:
+        at = f"{where}: question {name}"
+        if not isinstance(entry, dict) or not isinstance(entry.get("isBalanced"), bool):
+            raise InputError(f"{at}: does not tell if it isBalanced; give the official GQA questions")
+        if name in found:
+            raise InputError(f"{at}: is there twice; download the questions again")
+        if entry["isBalanced"]:
+            found[name] = _reference(entry, at)
+    if files or Path(where).name == FILE or not found:
+        check_count(where, "balanced questions", len(found), QUESTIONS, allow_partial)
+    return found
+
+
+def _table_entries(table: Table) -> Iterator[tuple[str, Any]]:
+    for entry in table.rows(("id", "imageId", "question", "answer", "isBalanced", "groups", "types")):
+        yield str(entry["id"]), entry
+
+
+def _file_entries(file: Path) -> Iterator[tuple[str, Any]]:
     rows = read_rows(file)
     document = rows[0].value if len(rows) == 1 else None
     if not isinstance(document, dict):
         raise InputError(f"{file}: not an official GQA question file, one object with a question an id")
-    found = {}
-    for name, entry in document.items():
-        where = f"{file}: question {name}"
-        if not isinstance(entry, dict) or not isinstance(entry.get("isBalanced"), bool):
-            raise InputError(f"{where}: does not tell if it isBalanced; give the official GQA question file")
-        if entry["isBalanced"]:
-            found[name] = _reference(entry, where)
-    if len(found) != QUESTIONS and (file.name == FILE or not found):
-        raise InputError(f"{file}: {len(found)} balanced questions, the official file has {QUESTIONS}")
-    return found
+    yield from document.items()
 
 
 def _reference(entry: Mapping[str, Any], where: str) -> Reference:
@@ -92,8 +125,45 @@ def _reference(entry: Mapping[str, Any], where: str) -> Reference:
     }
     for key, text in texts.items():
         if not isinstance(text, str):
-            raise InputError(f"{where}: {key} is not a text; give the official GQA question file")
+            raise InputError(f"{where}: {key} is not a text; give the official GQA questions")
+    for key, known in (("types.structural", STRUCTURAL), ("types.semantic", SEMANTIC)):
+        if texts[key] not in known:
+            raise InputError(f"{where}: {key} {texts[key]!r} is none of {', '.join(known)}")
     return Reference(*texts.values(), groups.get("global"))
+
+
+def read_pictures(folder: Path, images: Sequence[str], allow_partial: bool = False) -> dict[str, Picture]:
+    """The pictures of the image ids, of the hub's parquet files in the order of their rows, or of images/ID.jpg.
+
+    Raises InputError naming the first ids without an image, unless `allow_partial`; and where none has one.
+    """
+    files = shards(folder, "testdev", (_IMAGE_TABLE,))
+    if not files:
+        if (folder / _QUESTION_TABLE).is_dir():
+            raise InputError(f"{folder / _IMAGE_TABLE}: no testdev-*.parquet in it; download the images too")
+        inside = image_folder(folder, ("images",))
+        there = present(inside, (f"{image}.jpg" for image in images), allow_partial)
+        paths = {image: inside / f"{image}.jpg" for image in images if f"{image}.jpg" in there}
+        return {image: file_picture(path, f"gqa/{image}") for image, path in paths.items()}
+    table, wanted = Table(files), set(images)
+    found: dict[str, Picture] = {}
+    for position, row in enumerate(table.rows(("id",))):
+        image = str(row["id"])
+        if image in found:
+            raise InputError(f"{table.name}: row {position}: image {image} is there twice; download it again")
+        if image in wanted:
+            found[image] = table.picture(position, f"gqa/{image}")
+    missing = [image for image in images if image not in found]
+    if missing and (not found or not allow_partial):
+        raise InputError(
+            f"{table.name}: {len(missing)} of {len(images)} images are missing ({few(missing)}); download them again"
+        )
+    return found
+
+
+def item_of(name: str, reference: Reference, picture: Picture) -> Item:
+    ask = Question(name, prompt(reference.question), (picture,))
+    return Item(name, reference.image, skills_of("gqa", reference.semantic), ask, reference.truth)
 
 
 # --- How it is judged -------------------------------------------------------------------------------------------------
@@ -117,18 +187,21 @@ def normalise(answer: str, variant: str = "official") -> str:
 
 def judge_answer(reference: Reference, response: Response, variant: str = "official") -> Judgement:
     """Right where the answer is the gold. The details hold all that `metrics` and `distribution` need."""
-    gold = reference.answer
+    return _judge(reference.truth, response, variant)
+
+
+def judge_item(item: Item, response: Response, variant: str = "official") -> Judgement:
+    """`judge_answer` of an item."""
+    return _judge(item.truth, response, variant)
+
+
+def _judge(truth: Mapping[str, Any], response: Response, variant: str) -> Judgement:
+    types = dict(truth)
+    gold = types.pop("answer")
     if variant in ("lmms-eval", "vlmevalkit"):  # they change the gold too: "tshirt" is "t-shirt" for lmms-eval
         gold = normalise(gold, variant)
     said = normalise(response, variant) if isinstance(response, str) else None
-    details = {
-        "gold": gold,
-        "said": said,
-        "structural": reference.structural,
-        "semantic": reference.semantic,
-        "group": reference.group,
-    }
-    return Judgement(float(said == gold), details)
+    return Judgement(float(said == gold), {"gold": gold, "said": said, **types})
 
 
 # --- What is averaged over what ---------------------------------------------------------------------------------------
@@ -180,9 +253,7 @@ def distribution(records: Sequence[Record]) -> float:
 
 def read_saved(path: Path, data: Path | None) -> Saved:
     """Answers as official predictions, a JSON list of {"questionId", "prediction"}, or rows {"id", "response"}."""
-    if data is None:
-        raise InputError(f"score gqa needs --data, a folder with the official {FILE}")
-    references = read_questions(data)
+    references = read_questions(sources.find("gqa", data, fetch=False).folder)
     answers = read_answers(path, references, _KEYS)
 
     def judge(variant: str) -> list[Record]:
@@ -193,10 +264,50 @@ def read_saved(path: Path, data: Path | None) -> Saved:
 
         return records_of("gqa", answers, one)
 
-    return Saved(answers, judge, (f"data: testdev balanced {len(references)}",))
+    return Saved(answers, judge, (f"data: {_told(references)}",))
 
 
 def remarks(records: Sequence[Record], found: Mapping[str, Estimate]) -> tuple[str, ...]:
     if all(record.details["group"] is None for record in records):
         return ()
     return (f"distribution {distribution(records):.2f}, lower is better (validity and plausibility need other files)",)
+
+
+# --- The task ---------------------------------------------------------------------------------------------------------
+
+
+def _told(references: Mapping[str, Reference]) -> str:
+    rows = sorted((name, *astuple(reference)) for name, reference in references.items())
+    return f"testdev balanced {len(rows)}; rows {digest(rows)}"
+
+
+def task(
+    name: str, references: Mapping[str, Reference], pictures: Mapping[str, Picture], whole: int, data: str
+) -> QuestionTask:
+    """Items in the order of `pictures`, for in that order a table's images are read once."""
+    of_image: dict[str, list[Item]] = {image: [] for image in pictures}
+    for question, reference in references.items():
+        of_image[reference.image].append(item_of(question, reference, pictures[reference.image]))
+    items = [item for of_one in of_image.values() for item in of_one]
+    told = {"data": data, "prompt": prompt("{question}"), "scoring": "official"}
+    return QuestionTask(name, "1", items, whole, Decoding(max_new_tokens=16), judge_item, metrics, told)
+
+
+def real(options: Options) -> QuestionTask:
+    folder = sources.find("gqa", options.data).folder
+    references = read_questions(folder, options.allow_partial)
+    images = list(dict.fromkeys(reference.image for reference in references.values()))
+    pictures = read_pictures(folder, images, options.allow_partial)
+    asked = {name: reference for name, reference in references.items() if reference.image in pictures}
+    return task("gqa", asked, pictures, QUESTIONS, _told(asked))
+
+
+def mini(options: Options) -> QuestionTask:
+    """GQA of the miniature world: the kinds of questions of its language, by what GQA would call them."""
+    from gapbench.miniature import benchmarks
+
+    rows = benchmarks.gqa_rows()
+    references = {
+        row.id: Reference(row.image, row.text, row.answer, row.structural, row.semantic, None) for row in rows
+    }
+    return task("gqa-mini", references, {row.image: row.picture for row in rows}, len(rows), benchmarks.DATA)

@@ -14,19 +14,25 @@ lmms-eval 0.7.3 and VLMEvalKit e8e78f0.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from gapbench import stats
-from gapbench.records import Estimate, InputError, Judgement, Record
-from gapbench.responses import Answers, Found, Saved, match, read_answers, read_text, records_of
+from gapbench.data import sources
+from gapbench.data.parquet import Table, shards
+from gapbench.data.pictures import file_picture, image_folder, present
+from gapbench.data.sources import check_count, digest
+from gapbench.records import Decoding, Estimate, InputError, Item, Judgement, Picture, Question, Record
+from gapbench.responses import read_text
 from gapbench.skills import skills_of
 from gapbench.tasks import pope
-from gapbench.tasks.base import Response
+from gapbench.tasks.base import Options, QuestionTask, Response, by_picture
 from gapbench.tasks.prompts import SHORT_ANSWER
 
 VARIANTS = ("official", "lmms-eval", "vlmevalkit")
@@ -47,6 +53,10 @@ GROUPS = {
 }
 SUBTASKS = (*GROUPS["perception"], *GROUPS["cognition"])
 IMAGES = dict(zip(SUBTASKS, (30, 30, 30, 30, 147, 170, 200, 200, 200, 20, 70, 20, 20, 20), strict=True))
+QUESTIONS = 2 * sum(IMAGES.values())
+
+_RELEASE = "MME_Benchmark_release_version"
+_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 # --- What is asked ----------------------------------------------------------------------------------------------------
@@ -62,7 +72,9 @@ def prompt(question: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A question of the official files. Ids are SUBTASK/IMAGE/1 and /2, in the order of the image's questions."""
+    """A question of the official files. Ids are SUBTASK/IMAGE/1 and /2, in the order of the image's questions: first
+    the one whose answer is yes.
+    """
 
     id: str
     subtask: str
@@ -78,6 +90,113 @@ class Reference:
     def plain(self) -> str:
         """The question with single spaces, for copies differ in them."""
         return " ".join(self.question.split())
+
+    @property
+    def truth(self) -> dict[str, str]:
+        return {"gold": self.gold, "subtask": self.subtask}
+
+
+class Asked(NamedTuple):
+    reference: Reference
+    picture: Picture
+
+
+def read(folder: Path, pictures: bool = True, allow_partial: bool = False) -> list[Asked]:
+    """Read the hub's parquet files, or the official release: a folder a subtask, in it images and texts of the same
+    names, or these in images/ and questions_answers_YN/.
+
+    The images of a release must be there if `pictures`. `allow_partial` takes fewer images, but never one without its
+    two questions. Raises InputError, one line that names file and row, for what is not MME.
+    """
+    if files := shards(folder, "test"):
+        table = Table(files)
+        where = table.name
+        asked = [Asked(row, table.picture(n, row.cluster)) for n, row in enumerate(_table_rows(table))]
+    else:
+        where = _release(folder)
+        asked = [
+            found
+            for subtask in SUBTASKS
+            if (where / subtask).is_dir()
+            for found in _subtask_rows(where / subtask, pictures, allow_partial)
+        ]
+    _check(where, [reference for reference, _ in asked], allow_partial)
+    return asked
+
+
+def _table_rows(table: Table) -> Iterator[Reference]:
+    """The rows of the hub's data set (lmms-eval's); a question_id is SUBTASK/IMAGE and so names two of them."""
+    for position, found in enumerate(table.rows(("question_id", "question", "answer", "category"))):
+        where = f"{table.name}: row {position}"
+        subtask, _, image = str(found["question_id"]).partition("/")
+        if subtask != found["category"] or subtask not in SUBTASKS or not image:
+            raise InputError(
+                f"{where}: question_id {found['question_id']!r} of category {found['category']!r} is not MME's"
+            )
+        yield _reference(where, subtask, image, found["question"], found["answer"])
+
+
+def _release(folder: Path) -> Path:
+    for inner in ("", _RELEASE, f"{_RELEASE}/MME_Benchmark", "MME_Benchmark"):
+        if any((folder / inner / subtask).is_dir() for subtask in SUBTASKS):
+            return folder / inner
+    raise InputError(f"{folder}: no data/test-*.parquet and no folders existence, count ... in it; add MME's files")
+
+
+def _subtask_rows(folder: Path, pictures: bool, allow_partial: bool) -> list[Asked]:
+    texts = image_folder(folder, ("questions_answers_YN",))
+    images = image_folder(folder, ("images",))
+    named = {path.stem: path.name for path in sorted(images.iterdir()) if path.suffix.lower() in _SUFFIXES}
+    usual = ".png" if folder.name in GROUPS["cognition"] else ".jpg"
+    asked = []
+    for file in sorted(texts.glob("*.txt")):
+        image = named.get(file.stem, f"{file.stem}{usual}")
+        for number, line in enumerate(read_text(file).split("\n"), start=1):
+            if not line.strip():
+                continue
+            columns = line.strip().split("\t")
+            if len(columns) != 2:
+                raise InputError(f"{file}:{number}: {len(columns)} columns where 2 are due, a question and Yes or No")
+            reference = _reference(f"{file}:{number}", folder.name, image, *columns)
+            asked.append(Asked(reference, file_picture(images / image, reference.cluster)))
+    if pictures and asked:
+        there = present(images, (reference.image for reference, _ in asked), allow_partial)
+        asked = [found for found in asked if found.reference.image in there]
+    return asked
+
+
+def _reference(where: str, subtask: str, image: str, question: object, answer: object) -> Reference:
+    gold = str(answer).strip().lower()
+    if gold not in ("yes", "no"):
+        raise InputError(f"{where}: answer {answer!r} is neither Yes nor No")
+    if not isinstance(question, str) or not question.strip():
+        raise InputError(f"{where}: question {question!r} is not a text")
+    # All official files ask first what is answered yes; by that a row has the same id wherever it stands.
+    return Reference(f"{subtask}/{image}/{1 if gold == 'yes' else 2}", subtask, image, question.strip(), gold)
+
+
+def _check(where: object, references: Iterable[Reference], allow_partial: bool) -> None:
+    of_image: dict[tuple[str, str], list[Reference]] = defaultdict(list)
+    for reference in references:
+        of_image[reference.subtask, reference.cluster].append(reference)
+    for (_, cluster), both in of_image.items():
+        if sorted(one.gold for one in both) != ["no", "yes"] or both[0].plain == both[1].plain:
+            golds = " and ".join(one.gold for one in both)
+            raise InputError(
+                f"{where}: the questions on {cluster} ({golds}) are not two, one with the answer Yes and one with No; "
+                "download them again"
+            )
+    if not of_image:
+        raise InputError(f"{where}: no questions in it; add MME's files")
+    images = Counter(subtask for subtask, _ in of_image)
+    for subtask, official in IMAGES.items():
+        if images[subtask] or not allow_partial:
+            check_count(where, f"{subtask} images", images[subtask], official, allow_partial)
+
+
+def item_of(reference: Reference, picture: Picture) -> Item:
+    ask = Question(reference.id, prompt(reference.question), (picture,))
+    return Item(reference.id, reference.cluster, skills_of("mme", reference.subtask), ask, reference.truth)
 
 
 # --- How it is judged -------------------------------------------------------------------------------------------------
@@ -102,21 +221,24 @@ def parse(response: str, variant: str = "official") -> pope.Said:
 
 def judge_answer(reference: Reference, response: Response, variant: str = "official") -> Judgement:
     """Right where the answer says the gold. The details hold all that `metrics` needs."""
+    return _judge(reference.truth, response, variant)
+
+
+def judge_item(item: Item, response: Response, variant: str = "official") -> Judgement:
+    """`judge_answer` of an item."""
+    return _judge(item.truth, response, variant)
+
+
+def _judge(truth: Mapping[str, str], response: Response, variant: str) -> Judgement:
     said = parse(response, variant) if isinstance(response, str) else "other"
-    return Judgement(
-        float(said == reference.gold), {"said": said, "gold": reference.gold, "subtask": reference.subtask}
-    )
-
-
-def unparsed(record: Record) -> bool:
-    return record.details["said"] == "other"
+    return Judgement(float(said == truth["gold"]), {"said": said, **truth})
 
 
 # --- What is averaged over what ---------------------------------------------------------------------------------------
 
 
-def metrics(records: Sequence[Record]) -> dict[str, Estimate]:
-    """perception, cognition, and SUBTASK, SUBTASK/acc, SUBTASK/acc+ of each subtask.
+def metrics(records: Sequence[Record], groups: Mapping[str, Sequence[str]] = GROUPS) -> dict[str, Estimate]:
+    """The sums of `groups` (perception, cognition), and SUBTASK, SUBTASK/acc, SUBTASK/acc+ of each subtask.
 
     Scores are in points, acc and acc+ are shares. A subtask without records is left out, and with it the sum that it
     belongs to; acc+ is of the images with both questions. Intervals resample images within their subtask.
@@ -125,11 +247,12 @@ def metrics(records: Sequence[Record]) -> dict[str, Estimate]:
     if not records:
         raise ValueError("no MME records to compute metrics from")
     of_subtask = [record.details.get("subtask") or record.item.partition("/")[0] for record in records]
-    unknown = set(of_subtask) - set(SUBTASKS)
+    known = [subtask for members in groups.values() for subtask in members]
+    unknown = set(of_subtask) - set(known)
     if unknown:
         raise ValueError(f"MME has no subtask {min(unknown)!r}")
-    subtasks = [subtask for subtask in SUBTASKS if subtask in of_subtask]
-    groups = {name: members for name, members in GROUPS.items() if set(members) <= set(subtasks)}
+    subtasks = [subtask for subtask in known if subtask in of_subtask]
+    groups = {name: members for name, members in groups.items() if set(members) <= set(subtasks)}
 
     # Of a question: right, 1; and with the second question of an image: both right, 1.
     contributions = np.zeros((len(records), len(subtasks), 4))
@@ -158,122 +281,31 @@ def metrics(records: Sequence[Record]) -> dict[str, Estimate]:
     return stats.estimates(contributions.reshape(len(records), -1), clusters, table, counted, strata=of_subtask)
 
 
-# --- Saved answers ----------------------------------------------------------------------------------------------------
+# --- The task ---------------------------------------------------------------------------------------------------------
 
 
-def read_questions(folder: Path) -> list[Reference]:
-    """Read the official folder of SUBTASK.txt: image, question and gold between tabs (a fourth column is passed over).
-
-    Raises InputError naming file and line for a folder that is not the official one.
-    """
-    lines, bad = _read_lines(folder)
-    if bad:
-        raise InputError(bad[0])
-    references = [line.asked for line in lines]
-    for subtask, images in IMAGES.items():
-        found = [reference for reference in references if reference.subtask == subtask]
-        clusters = {reference.cluster for reference in found}
-        both = {f"{cluster}/{number}" for cluster in clusters for number in (1, 2)}
-        if len(clusters) != images or len(found) != len(both) or {reference.id for reference in found} != both:
-            raise InputError(
-                f"{folder / subtask}.txt: {len(found)} questions on {len(clusters)} images, "
-                f"the official file has two on each of {images}"
-            )
-    return references
+def task(
+    name: str, asked: Sequence[Asked], whole: int, data: str, groups: Mapping[str, Sequence[str]] = GROUPS
+) -> QuestionTask:
+    told = {"data": data, "prompt": prompt("{question}"), "scoring": "official"}
+    items, decoding = by_picture(item_of(*one) for one in asked), Decoding(max_new_tokens=16)
+    return QuestionTask(name, "1", items, whole, decoding, judge_item, partial(metrics, groups=groups), told)
 
 
-def read_saved(path: Path, data: Path | None) -> Saved:
-    """Answers as the official folder of SUBTASK.txt (image, question, gold and response between tabs), or as one file
-    of rows {"id", "response"}.
-
-    `data` is the official template, such a folder without responses. A folder of answers, which has the golds, can do
-    without it: then a question that is missing cannot be named, only counted.
-    """
-    if path.is_dir():
-        lines, bad = _read_lines(path)
-        references = [line.asked for line in lines] if data is None else read_questions(data)
-        expected = _expected(references) if data is None else [reference.id for reference in references]
-        answers = _matched(lines, bad, references, expected)
-    elif data is None:
-        raise InputError("score mme needs --data, the official folder of SUBTASK.txt, for answers in one file")
-    else:
-        references = read_questions(data)
-        answers = read_answers(path, (reference.id for reference in references))
-    by_id = {reference.id: reference for reference in references}
-
-    def judge(variant: str) -> list[Record]:
-        def one(name: str, response: str) -> tuple[str, tuple[str, ...], Judgement]:
-            reference = by_id[name]
-            skills = skills_of("mme", reference.subtask)
-            return reference.cluster, skills, judge_answer(reference, response, variant)
-
-        return records_of("mme", answers, one)
-
-    return Saved(answers, judge)
+def real(options: Options) -> QuestionTask:
+    folder = sources.find("mme", options.data).folder
+    asked = read(folder, options.pictures, options.allow_partial)
+    rows = sorted((reference.id, reference.question, reference.gold) for reference, _ in asked)
+    return task("mme", asked, QUESTIONS, f"test {len(rows)}; rows {digest(rows)}")
 
 
-class _Line(NamedTuple):
-    """A line of an official file. `response` is None where the line ends with the gold, as in the template."""
+def mini(options: Options) -> QuestionTask:
+    """MME of the miniature world: those of its subtasks that can be asked there."""
+    from gapbench.miniature import benchmarks
 
-    where: str
-    asked: Reference
-    response: str | None
-
-
-def _read_lines(folder: Path) -> tuple[list[_Line], list[str]]:
-    """The lines of the subtasks that a folder has, and what is unreadable in it."""
-    files = sorted(folder.glob("*.txt"))
-    present = [subtask for subtask in SUBTASKS if folder / f"{subtask}.txt" in files]
-    if not present:
-        raise InputError(f"{folder}: no existence.txt, count.txt ... in this folder; give MME's official files")
-    bad = [f"{file}: not the name of a subtask" for file in files if file.stem not in SUBTASKS]
-    lines = []
-    asked: dict[str, list[tuple[str, str]]] = {}  # by image, its different questions and their golds
-    for subtask in present:
-        file = folder / f"{subtask}.txt"
-        for number, text in enumerate(read_text(file).split("\n"), start=1):
-            if not text.strip():
-                continue
-            where, columns = f"{file}:{number}", text.split("\t")
-            if len(columns) not in (3, 4):
-                bad.append(f"{where}: {len(columns)} columns where 4 are due")
-                continue
-            image, question, gold = columns[0], columns[1], columns[2].strip().lower()
-            if gold not in ("yes", "no"):
-                raise InputError(f"{where}: third column {columns[2][:40]!r} is not the gold, Yes or No")
-            reference = Reference("", subtask, image, question, gold)
-            of_image = asked.setdefault(reference.cluster, [])
-            if (reference.plain, gold) not in of_image:
-                of_image.append((reference.plain, gold))
-            name = f"{reference.cluster}/{of_image.index((reference.plain, gold)) + 1}"
-            lines.append(_Line(where, replace(reference, id=name), columns[3] if len(columns) == 4 else None))
-    return lines, bad
-
-
-def _expected(references: Iterable[Reference]) -> list[str]:
-    """Ids of two questions on each image found, and on as many as are not there; images in excess are extra."""
-    found = dict.fromkeys((reference.subtask, reference.cluster) for reference in references)
-    expected = []
-    for subtask, images in IMAGES.items():
-        clusters = [cluster for own, cluster in found if own == subtask][:images]
-        clusters += [f"{subtask}/image {number}" for number in range(len(clusters) + 1, images + 1)]
-        expected += [f"{cluster}/{number}" for cluster in clusters for number in (1, 2)]
-    return expected
-
-
-def _matched(
-    lines: Iterable[_Line], bad: Sequence[str], references: Iterable[Reference], expected: Iterable[str]
-) -> Answers:
-    """Lines matched with the references that ask the same of the same image."""
-    known = {(reference.cluster, reference.plain, reference.gold): reference.id for reference in references}
-    questions = {(cluster, question) for cluster, question, _ in known}
-    answers, bad = [], list(bad)
-    for where, asked, response in lines:
-        name = known.get((asked.cluster, asked.plain, asked.gold))
-        if name is None and (asked.cluster, asked.plain) in questions:
-            raise InputError(f"{where}: {asked.gold} is not the official gold of {asked.question[:80]!r}")
-        if response is None:
-            bad.append(f"{where}: no fourth column, the response")
-        else:
-            answers.append(Found(name or f"{asked.cluster} {asked.question!r}", response))
-    return match(expected, answers, bad)
+    asked = []
+    for row in benchmarks.mme_rows():
+        where = f"miniature: {row.picture.key}"
+        asked.append(Asked(_reference(where, row.subtask, row.image, row.text, row.answer), row.picture))
+    groups = {"perception": benchmarks.MME_SUBTASKS}
+    return task("mme-mini", asked, len(asked), benchmarks.DATA, groups)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gapbench.data import sources
 from gapbench.records import InputError, Judgement, Record
-from gapbench.responses import Found, Row, Saved, few, found, match, read_rows, records_of, unreadable
+from gapbench.responses import RECORDED, Found, Row, Saved, few, found, match, read_rows, records_of, unreadable
 from gapbench.skills import skills_of
 from gapbench.tasks import mmmu
 
@@ -16,10 +17,12 @@ def read(path: Path, data: Path | None) -> Saved:
     """Answers to the 900 validation questions: one file, or the official folder of SUBJECT/output.json. Three forms:
 
     - the official output rows {id, question_type, answer, all_choices, index2ans, response}, which need no `data`
-    - rows {id, response}, the response to a multiple-choice question being a letter, as there are no options
+    - rows {id, response} and a run's records; without the options, the response to a multiple-choice question must be
+      a letter
     - the official dict of parsed answers {"validation_Accounting_1": "D"}
 
-    `data` is answer_dict_val.json or its folder; it judges rows that have no gold, and must agree with those that do.
+    `data` is a folder with the hub's parquet files, which have the options, or answer_dict_val.json or its folder. It
+    judges rows that have no gold, and must agree with those that do; where it is None, what is cached may judge them.
     """
     known = {} if data is None else _golds(data)
     files = sorted(path.glob("*/output.json")) if path.is_dir() else [path]
@@ -29,7 +32,7 @@ def read(path: Path, data: Path | None) -> Saved:
     bad: list[str] = []
     own: dict[str, mmmu.Reference] = {}
     for row in (row for file in files for row in _rows(file)):
-        answer = found(row.value)
+        answer = found(row.value) or found(row.value, RECORDED)
         if answer is None:
             bad.append(unreadable(row))
             continue
@@ -39,13 +42,17 @@ def read(path: Path, data: Path | None) -> Saved:
             if answer.id in known and _gist(known[answer.id]) != _gist(reference):
                 raise InputError(f"{row.where}: the gold of {answer.id} is not the one in {data}")
     answers = match(mmmu.VALIDATION_IDS, rows_found, bad)
-    references = {**known, **own}
-    lacking = [name for name in answers.given if name not in references]
+    lacking = [name for name in answers.given if name not in known and name not in own]
+    if lacking and data is None:
+        place = sources.given_folder("mmmu", None) or sources.cached(sources.SOURCES["mmmu"])
+        known = _golds(place.folder) if place else {}
+        lacking = [name for name in lacking if name not in known]
     if lacking:
         raise InputError(
             f"{path}: {len(lacking)} answers have no gold ({few(lacking)}); "
-            "give --data with the official answer_dict_val.json"
+            "give --data with the hub's parquet files or the official answer_dict_val.json"
         )
+    references = {**own, **known} | {name: one for name, one in own.items() if one.open or one.options is not None}
 
     def judge(variant: str) -> list[Record]:
         def one(name: str, response: str) -> tuple[str, tuple[str, ...], Judgement]:
@@ -64,12 +71,17 @@ def unparsed(record: Record) -> bool:
 
 def _rows(file: Path) -> list[Row]:
     rows = read_rows(file)
-    if len(rows) == 1 and isinstance(rows[0].value, dict) and "id" not in rows[0].value:
+    if len(rows) == 1 and isinstance(rows[0].value, dict) and not {"id", "item"} & rows[0].value.keys():
         return [Row(f"{file}: {name}", {"id": name, "response": said}) for name, said in rows[0].value.items()]
     return rows
 
 
 def _golds(path: Path) -> dict[str, mmmu.Reference]:
+    if path.is_dir():
+        path = sources.given_folder("mmmu", path).folder
+        if any(list(path.glob(pattern)) for pattern in ("validation*.parquet", "*/validation*.parquet")):
+            items = mmmu.read(path, pictures=False, allow_partial=True).items
+            return {item.id: item.truth["reference"] for item in items}
     file = path / "answer_dict_val.json" if path.is_dir() else path
     rows = read_rows(file)
     golds = rows[0].value if len(rows) == 1 else None

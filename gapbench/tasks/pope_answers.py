@@ -8,7 +8,7 @@ from typing import Any
 
 from gapbench.data import sources
 from gapbench.records import InputError, Item, Judgement, Record
-from gapbench.responses import Answers, Found, Saved, found, match, read_rows, records_of, unreadable
+from gapbench.responses import RECORDED, Answers, Found, Saved, found, match, read_rows, records_of, unreadable
 from gapbench.tasks import pope
 from gapbench.tasks.prompts import SHORT_ANSWER
 
@@ -36,8 +36,9 @@ def unparsed(record: Record) -> bool:
 def read_answers(path: Path, items: Sequence[Item]) -> Answers:
     """Answers to POPE's items: one file, or a folder with one file per split, told by the split in the file's name.
 
-    A file has rows with `id` ("random/1") and `response`, or else is in the order of the split's annotation file: rows
-    with `answer` or `text` (POPE's and LLaVA's answer files; their `question` or `prompt` is checked), or plain texts.
+    A file has rows with `id` ("random/1") and `response`, or is a run's records, or else is in the order of the split's
+    annotation file: rows with `answer` or `text` (POPE's and LLaVA's answer files; their `question` or `prompt` is
+    checked), or plain texts.
     """
     by_split: dict[str, list[Item]] = {}
     for item in items:
@@ -47,10 +48,11 @@ def read_answers(path: Path, items: Sequence[Item]) -> Answers:
     asked: list[tuple[str, str, str]] = []
     for file in _files(path):
         rows = read_rows(file)
-        by_id = any(isinstance(row.value, dict) and "id" in row.value for row in rows)
+        by_id = any(isinstance(row.value, dict) and not {"id", "item"}.isdisjoint(row.value) for row in rows)
         split = "" if by_id else _split_of(file, by_split)
         for position, row in enumerate(rows, start=1):
-            answer = found(row.value) if by_id else _found_at(f"{split}/{position}", row.value)
+            given = found(row.value) or found(row.value, RECORDED)
+            answer = given if by_id else _found_at(f"{split}/{position}", row.value)
             if answer is None:
                 bad.append(unreadable(row))
                 continue

@@ -45,13 +45,9 @@ def test_the_users_folder_comes_first(hub_cache: Path, tmp_path: Path, monkeypat
 
 
 def test_then_the_cache_then_the_hub(hub_cache: Path) -> None:
-    with pytest.raises(
-        InputError, match=r"pope: no data here\. Give --data DIR .*`gapbench data fetch pope`"
-    ):
+    with pytest.raises(InputError, match=r"pope: no data here\. Give --data DIR .*`gapbench data fetch pope`"):
         find("pope", None, fetch=False)
-    with pytest.raises(
-        InputError, match=r"cannot fetch the data set .*/POPE .*HF_HUB_OFFLINE.*--data DIR"
-    ):
+    with pytest.raises(InputError, match=r"cannot fetch the data set .*/POPE .*HF_HUB_OFFLINE.*--data DIR"):
         find("pope", None)
     folder = in_cache(hub_cache, SOURCES["pope"].repo, "data/test-00000-of-00001.parquet")
     assert find("pope", None).folder == folder

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from layouts import gqa as layout
+from layouts.images import write_shards
 from score_peers import CASES, lmms_eval
 
-from gapbench.records import InputError, Record
+from gapbench.miniature.eye import Eye
+from gapbench.records import Failure, InputError, Record
 from gapbench.score import score
 from gapbench.tasks import gqa
+from gapbench.tasks.base import Options
 
 
 def reference(answer: str, structural: str = "query", semantic: str = "obj", group: str | None = None) -> gqa.Reference:
@@ -135,7 +140,7 @@ def test_official_predictions_and_rows_with_ids_give_the_same(data, tmp_path) ->
     official = score("gqa", saved(tmp_path / "predictions.json", PREDICTIONS), data)
     assert official.metrics["accuracy"].value == 1
     assert (official.metrics["accuracy"].n, official.metrics["accuracy"].clusters) == (12578, 394)
-    assert official.notes[0] == "data: testdev balanced 12578"
+    assert official.notes[0].startswith("data: testdev balanced 12578; rows ")
     assert official.notes[1].startswith("distribution 0.00, lower is better")
     ours = tmp_path / "ours.jsonl"
     rows = [{"id": row["questionId"], "response": row["prediction"]} for row in PREDICTIONS]
@@ -169,25 +174,237 @@ def test_faults_are_named_and_refused_unless_partial(tmp_path, fault) -> None:
     assert (scored.partial, scored.counts["done"], scored.metrics["accuracy"].n) == (True, done, done)
 
 
-def test_wrong_files(data, tmp_path) -> None:
+def test_wrong_files(data, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("GAPBENCH_DATA", raising=False)
     file = saved(tmp_path / "predictions.json", PREDICTIONS)
-    refused("needs --data", file)
+    refused("Give --data", file)
     refused("none of the 12578 expected answers", data / gqa.FILE, data)
     refused("not an official GQA question file", file, file)
     cut = saved(tmp_path / gqa.FILE, dict(list(ENTRIES.items())[:-1]))
-    refused(f"{gqa.FILE}: 12577 balanced questions, the official file has 12578", file, tmp_path)
+    refused(f"{gqa.FILE}: 12577 balanced questions, the official data have 12578", file, tmp_path)
     cut.write_text(cut.read_text()[:-100])
     refused("neither JSON nor JSON lines", file, tmp_path)
     for change, message in (
         ({"isBalanced": None}, "does not tell if it isBalanced"),
         ({"types": []}, "types.structural is not a text"),
         ({"answer": 3}, "answer is not a text"),
+        ({"types": {"structural": "count", "semantic": "obj"}}, "types.structural 'count' is none of verify, query"),
+        ({"types": {"structural": "query", "semantic": "thing"}}, "types.semantic 'thing' is none of obj, attr"),
     ):
         saved(cut, {"a7": {**entry(0), **change}})
         refused(f"question a7: {message}", file, tmp_path)
     subset = saved(tmp_path / "mine.json", {"a7": entry(0)})
     one = saved(tmp_path / "one.json", [{"questionId": "a7", "prediction": "yes"}])
     assert score("gqa", one, subset).metrics["accuracy"].value == 1
+
+
+def test_saved_answers_are_scored_with_the_hubs_tables_too(data, tmp_path) -> None:
+    rows = [{"id": name} | asked for name, asked in ENTRIES.items()] + [{"id": "1"} | entry(1) | {"isBalanced": False}]
+    write_shards(tmp_path / layout.QUESTIONS, "testdev", rows, group=4000)
+    file = saved(tmp_path / "predictions.json", PREDICTIONS)
+    assert score("gqa", file, tmp_path) == score("gqa", file, data)
+    (tmp_path / layout.QUESTIONS / "testdev-00000-of-00002.parquet").unlink()
+    refused("testdev-00000-of-00002.parquet: this file is missing", file, tmp_path)
+
+
+# --- Data -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("layouts")
+    return {"own": layout.write_own(root / "own"), "hub": layout.write_parquet(root / "hub")}
+
+
+def real(folder: Path, allow_partial: bool = True):
+    return gqa.real(Options(data=folder, allow_partial=allow_partial))
+
+
+def refused_data(message: str, folder: Path, allow_partial: bool = True) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        real(folder, allow_partial)
+    assert "\n" not in str(caught.value)
+
+
+def test_both_layouts_give_the_same_items(layouts) -> None:
+    own, hub = map(real, layouts.values())
+    assert {item.id: item for item in own.asked} == {item.id: item for item in hub.asked}
+    assert own.told == hub.told
+    assert own.told["data"].startswith("testdev balanced 120; rows ")
+    assert (own.name, len(own.asked), own.whole, own.decoding.max_new_tokens) == ("gqa", 120, 12578, 16)
+    first = own.asked[0]
+    asked = layout.entries(40)["20000000"]
+    assert (first.id, first.cluster) == ("20000000", "n1000")
+    assert first.ask.text == asked["question"] + "\nAnswer the question using a single word or phrase."
+    assert first.truth == {
+        "answer": asked["answer"],
+        "structural": asked["types"]["structural"],
+        "semantic": asked["types"]["semantic"],
+        "group": asked["groups"]["global"],
+    }
+
+
+def test_questions_of_an_image_stand_together_in_the_order_of_the_table_of_images(layouts) -> None:
+    own, hub = ([item.cluster for item in real(folder).asked] for folder in layouts.values())
+    images = layout.image_ids(40)
+    assert own == [image for image in images for _ in range(3)]
+    assert hub == [image for image in sorted(images, reverse=True) for _ in range(3)]
+
+
+@pytest.mark.parametrize("which", ["own", "hub"])
+def test_each_question_is_about_its_picture(layouts, which) -> None:
+    task = real(layouts[which])
+    assert list(task.asked) == list(real(layouts[which]).asked)
+    answers = list(Eye().answer([item.ask for item in task.asked], task.decoding))
+    assert [judged.score for judged in task.judge(task.asked, answers)] == [1.0] * 120
+    failed = task.judge_item(task.asked[0], Failure("out of memory"))
+    truth = dict(task.asked[0].truth)
+    assert (failed.score, failed.details) == (0.0, {"said": None, "gold": truth.pop("answer"), **truth})
+
+
+def test_a_byte_order_mark_and_line_ends_do_not_matter(layouts, tmp_path) -> None:
+    shutil.copytree(layouts["own"], tmp_path / "gqa")
+    text = json.dumps(layout.entries(40), indent=1).replace("\n", "\r\n")
+    (tmp_path / "gqa" / gqa.FILE).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    changed, own = real(tmp_path), real(layouts["own"])  # DIR/gqa is found in DIR
+    assert (list(changed.asked), changed.told) == (list(own.asked), own.told)
+
+
+def test_missing_images_are_named(layouts, tmp_path) -> None:
+    own, hub = tmp_path / "own", tmp_path / "hub"
+    shutil.copytree(layouts["own"], own)
+    shutil.copytree(layouts["hub"] / layout.QUESTIONS, hub / layout.QUESTIONS)
+    (own / "images/n1007.jpg").unlink()
+    rows = [row for row in layout.image_rows(40) if row["id"] != "n1007"]
+    write_shards(hub / layout.IMAGES, "testdev", rows)
+    images = layout.image_ids(40)
+    for folder, named in ((own, "n1007.jpg"), (hub, "n1007")):
+        with pytest.raises(InputError, match=rf"1 of 40 images are missing \({named}\)"):
+            gqa.read_pictures(folder, images)
+        partial = real(folder)
+        assert (len(partial.asked), partial.whole) == (117, 12578)
+        assert "n1007" not in {item.cluster for item in partial.asked}
+    assert real(own).told == real(hub).told
+    shutil.rmtree(own / "images")
+    refused_data(r"40 of 40 images are missing \(n1000.jpg, n1007.jpg, n1014.jpg, \.\.\.\)", own)
+    write_shards(hub / layout.IMAGES, "testdev", [{"id": f"other {n}", "image": None} for n in range(2)])
+    refused_data("40 of 40 images are missing", hub)
+    shutil.rmtree(hub / layout.IMAGES)
+    refused_data(r"testdev_balanced_images: no testdev-\*.parquet in it", hub)
+
+
+@pytest.mark.parametrize("which", ["own", "hub"])
+def test_a_broken_image_is_an_os_error_when_opened(layouts, tmp_path, which) -> None:
+    shutil.copytree(layouts[which], tmp_path / "gqa")
+    if which == "own":
+        file = tmp_path / "gqa/images/n1007.jpg"
+        file.write_bytes(file.read_bytes()[:700])
+    else:
+        rows = layout.image_rows(40)
+        for row in rows:
+            if row["id"] == "n1007":
+                row["image"] = {"bytes": row["image"]["bytes"][:700], "path": "n1007.jpg"}
+        write_shards(tmp_path / "gqa" / layout.IMAGES, "testdev", rows)
+    item = next(item for item in real(tmp_path).asked if item.cluster == "n1007")
+    with pytest.raises(OSError, match="truncated"):
+        item.ask.pictures[0].open().load()
+
+
+def test_a_part_of_the_data_is_refused_unless_asked_for(layouts) -> None:
+    for folder in layouts.values():
+        refused_data(
+            "120 balanced questions, the official data have 12578; .*--allow-partial", folder, allow_partial=False
+        )
+
+
+ROWS = {
+    "duplicate": ({"id": "20000000"}, "question 20000000: is there twice"),
+    "no types": ({"types": None}, "question 20000003: types.structural is not a text"),
+    "semantic": (
+        {"types": {"detailed": "x", "semantic": None, "structural": "query"}},
+        "question 20000003: types.semantic is not a text",
+    ),
+    "unknown": (
+        {"types": {"detailed": "x", "semantic": "obj", "structural": "count"}},
+        "question 20000003: types.structural 'count' is none of",
+    ),
+    "balance": ({"isBalanced": None}, "question 20000003: does not tell if it isBalanced"),
+    "image": ({"imageId": None}, "question 20000003: imageId is not a text"),
+}
+
+
+@pytest.mark.parametrize("fault", ROWS)
+def test_a_wrong_row_of_the_hubs_table_is_named(tmp_path, fault) -> None:
+    change, message = ROWS[fault]
+    rows = layout.question_rows(20)
+    rows[3] |= change
+    write_shards(tmp_path / layout.QUESTIONS, "testdev", rows)
+    refused_data(message, tmp_path)
+
+
+def test_null_groups_and_unbalanced_rows_of_the_hubs_table(layouts, tmp_path) -> None:
+    shutil.copytree(layouts["hub"], tmp_path / "gqa")
+    rows = layout.question_rows(40)
+    rows[3]["groups"] = None
+    rows[4]["isBalanced"] = False
+    write_shards(tmp_path / "gqa" / layout.QUESTIONS, "testdev", rows)
+    items = {item.id: item for item in real(tmp_path).asked}
+    assert (len(items), items["20000003"].truth["group"]) == (119, None)
+    assert "20000004" not in items
+
+
+def test_wrong_tables_and_folders(layouts, tmp_path) -> None:
+    refused_data(r"testdev_balanced_questions.json: cannot be read", tmp_path)
+    shutil.copytree(layouts["hub"], tmp_path / "gqa")
+    images = layout.image_rows(40)
+    write_shards(tmp_path / "gqa" / layout.IMAGES, "testdev", [*images, images[0]])
+    refused_data(f"row 40: image {images[0]['id']} is there twice", tmp_path)
+    write_shards(tmp_path / "gqa" / layout.IMAGES, "testdev", [{"name": "n1"}, {"name": "n2"}])
+    refused_data("no column 'id'", tmp_path)
+    (tmp_path / "gqa" / layout.IMAGES / "testdev-00000-of-00002.parquet").unlink()
+    refused_data("testdev-00000-of-00002.parquet: this file is missing", tmp_path)
+    for row in (rows := layout.question_rows(40)):
+        del row["types"]
+    write_shards(tmp_path / "gqa" / layout.QUESTIONS, "testdev", rows)
+    refused_data("no column 'types'", tmp_path)
+    text = json.dumps(layout.entries(2))
+    (tmp_path / gqa.FILE).write_text(text[:-1] + ", " + text[1:])
+    with pytest.raises(InputError, match="'20000000' is there twice"):
+        gqa.read_questions(tmp_path, allow_partial=True)
+
+
+def test_the_whole_is_taken_as_it_is(data) -> None:
+    (data / "images").mkdir()
+    for image in {asked["imageId"] for asked in ENTRIES.values()}:
+        (data / "images" / f"{image}.jpg").touch()
+    task = real(data, allow_partial=False)
+    assert len(task.asked) == task.whole == gqa.QUESTIONS
+
+
+def test_the_miniature_has_gqas_types() -> None:
+    task = gqa.mini(Options())
+    assert (task.name, task.whole, len(task.asked)) == ("gqa-mini", 400, 400)
+    assert list(task.asked) == list(gqa.mini(Options()).asked)
+    answers = list(Eye().answer([item.ask for item in task.asked], task.decoding))
+    records = [
+        Record(task.name, item.id, item.cluster, item.skills, 0, said, judged.score, judged.details)
+        for item, said, judged in zip(task.asked, answers, task.judge(task.asked, answers), strict=True)
+    ]
+    found = task.metrics(records)
+    assert [*found] == [
+        "accuracy",
+        "binary",
+        "open",
+        "structural/choose",
+        "structural/query",
+        "structural/verify",
+        "semantic/attr",
+        "semantic/obj",
+        "semantic/rel",
+    ]
+    assert {estimate.value for estimate in found.values()} == {1.0}
+    assert (found["accuracy"].n, found["accuracy"].clusters) == (400, 80)
+    assert min(estimate.n for estimate in found.values()) >= 99
 
 
 # --- Peers ------------------------------------------------------------------------------------------------------------

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
+import shutil
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
+from layouts import mme as layout
+from layouts.images import write_shards
 from score_peers import CASES, lmms_eval
 
-from gapbench.records import InputError, Record
+from gapbench.miniature.eye import Eye
+from gapbench.records import Failure, InputError, Record
 from gapbench.score import score
 from gapbench.tasks import mme
+from gapbench.tasks.base import Options
 
 # --- Golden -----------------------------------------------------------------------------------------------------------
 
@@ -184,7 +189,8 @@ def test_order_and_spacing_of_lines_do_not_matter_with_the_template(folder, temp
     assert score("mme", folder, template).metrics["color"].value == 200
 
 
-def test_rows_with_ids(template, tmp_path) -> None:
+def test_rows_with_ids(template, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("GAPBENCH_DATA", raising=False)
     rows = [
         {"id": f"{subtask}/{row[0]}/{k + 1}", "response": row[2]}
         for subtask, rows in LINES.items()
@@ -194,7 +200,7 @@ def test_rows_with_ids(template, tmp_path) -> None:
     file = tmp_path / "answers.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert score("mme", file, template).metrics["perception"].value == 2000
-    refused("needs --data", file)
+    refused("Give --data", file)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows[1:]))
     refused(r"1 missing \(existence/0.jpg/1\)", file, template)
 
@@ -245,6 +251,239 @@ def with_gold(gold: str):
         return [*lines[:2], "\t".join((image, question, gold, response)), *lines[3:]]
 
     return edit
+
+
+# --- Data -------------------------------------------------------------------------------------------------------------
+
+RELEASE = "MME_Benchmark_release_version"
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("layouts")
+    return {"own": layout.write_own(root / "own"), "hub": layout.write_parquet(root / "hub")}
+
+
+def real(folder: Path, allow_partial: bool = True):
+    return mme.real(Options(data=folder, allow_partial=allow_partial))
+
+
+def refused_data(message: str, folder: Path, allow_partial: bool = True) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        real(folder, allow_partial)
+    assert "\n" not in str(caught.value)
+
+
+def test_both_layouts_give_the_same_items(layouts) -> None:
+    own, hub = map(real, layouts.values())
+    assert {item.id: item for item in own.asked} == {item.id: item for item in hub.asked}
+    assert len(own.asked) == len(hub.asked) == 80
+    assert own.told == hub.told
+    assert own.told["data"].startswith("test 80; rows ")
+    assert (own.name, own.whole, own.decoding.max_new_tokens) == ("mme", 2374, 16)
+    first = hub.asked[0]
+    assert (first.id, first.cluster, first.skills) == (
+        "code_reasoning/0001.png/1",
+        "code_reasoning/0001.png",
+        ("knowledge",),
+    )
+    assert first.truth == {"gold": "yes", "subtask": "code_reasoning"}
+    assert first.ask.text.endswith(" in the image?\nAnswer the question using a single word or phrase.")
+    two_spaces = next(item for item in own.asked if item.truth["subtask"] == "color")
+    assert two_spaces.ask.text.endswith("image? \nAnswer the question using a single word or phrase.")
+
+
+@pytest.mark.parametrize("which", ["own", "hub"])
+def test_each_question_is_about_its_picture(layouts, which) -> None:
+    task = real(layouts[which])
+    assert list(task.asked) == list(real(layouts[which]).asked)
+    clusters = [item.cluster for item in task.asked]
+    assert clusters[::2] == clusters[1::2]
+    assert len(set(clusters)) == 40
+    answers = list(Eye().answer([item.ask for item in task.asked], task.decoding))
+    assert [judged.score for judged in task.judge(task.asked, answers)] == [1.0] * 80
+    failed = task.judge_item(task.asked[0], Failure("out of memory"))
+    assert (failed.score, failed.details) == (0.0, {"said": "other", **task.asked[0].truth})
+
+
+@pytest.mark.parametrize("inner", ["", RELEASE, f"{RELEASE}/MME_Benchmark", "MME_Benchmark"])
+def test_the_release_is_found_where_its_archives_put_it(layouts, tmp_path, inner) -> None:
+    folder = tmp_path / "data"
+    shutil.copytree(layouts["own"] / RELEASE, folder / inner)
+    assert list(real(folder).asked) == list(real(layouts["own"]).asked)
+
+
+def test_rows_of_the_table_may_stand_in_any_order(layouts, tmp_path) -> None:
+    rows = layout.rows(40)
+    random.Random(0).shuffle(rows)
+    write_shards(tmp_path / "data", "test", rows)
+    shuffled, hub = real(tmp_path), real(layouts["hub"])
+    assert {item.id: item for item in shuffled.asked} == {item.id: item for item in hub.asked}
+    assert shuffled.told == hub.told
+    clusters = [item.cluster for item in shuffled.asked]
+    assert clusters[::2] == clusters[1::2]
+    answers = list(Eye().answer([item.ask for item in shuffled.asked], shuffled.decoding))
+    assert all(judged.score for judged in shuffled.judge(shuffled.asked, answers))
+
+
+def release(tmp_path: Path, layouts: dict[str, Path]) -> Path:
+    shutil.copytree(layouts["own"], tmp_path / "mme")
+    return tmp_path / "mme" / RELEASE
+
+
+def test_byte_order_marks_and_line_ends_do_not_matter(layouts, tmp_path) -> None:
+    folder = release(tmp_path, layouts)
+    for file in folder.rglob("*.txt"):
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n") + b"\r\n")
+    changed, own = real(folder), real(layouts["own"])
+    assert list(changed.asked) == list(own.asked)
+    assert changed.told == own.told
+
+
+def test_missing_images_are_named(layouts, tmp_path) -> None:
+    folder = release(tmp_path, layouts)
+    (folder / "scene/images/0001.jpg").unlink()
+    with pytest.raises(InputError, match=r"scene/images: 1 of 2 images are missing \(0001.jpg\)"):
+        mme.read(folder)
+    partial = real(folder)
+    assert (len(partial.asked), partial.whole) == (78, 2374)
+    (folder / "scene/images/0002.jpg").unlink()
+    refused_data(r"scene/images: 2 of 2 images are missing \(0001.jpg, 0002.jpg\)", folder)
+    assert len(mme.read(folder, pictures=False, allow_partial=True)) == 80
+
+
+@pytest.mark.parametrize("which", ["own", "hub"])
+def test_a_broken_image_is_an_os_error_when_opened(layouts, tmp_path, which) -> None:
+    name = "artwork/0001.jpg"
+    if which == "own":
+        folder = release(tmp_path, layouts)
+        file = folder / "artwork/images/0001.jpg"
+        file.write_bytes(file.read_bytes()[:700])
+    else:
+        folder = tmp_path
+        rows = layout.rows(40)
+        for row in rows:
+            if row["question_id"] == name:
+                row["image"] = {"bytes": row["image"]["bytes"][:700], "path": "0001.jpg"}
+        write_shards(folder / "data", "test", rows)
+    item = next(item for item in real(folder).asked if item.cluster == name)
+    with pytest.raises(OSError, match="truncated"):
+        item.ask.pictures[0].open().load()
+
+
+def test_a_part_of_the_data_is_refused_unless_asked_for(layouts) -> None:
+    for folder in layouts.values():
+        refused_data("3 existence images, the official data have 30; .*--allow-partial", folder, allow_partial=False)
+
+
+TEXTS = {
+    "no answer": ("Is it?\nIs it not?\tNo\n", r"0001.txt:1: 1 columns where 2 are due"),
+    "answer": ("Is it?\tYes\n\nIs it not?\tMaybe\n", r"0001.txt:3: answer 'Maybe' is neither Yes nor No"),
+    "one question": ("Is it?\tYes\n", r"questions on OCR/0001.jpg \(yes\) are not two"),
+    "a third": ("Is it?\tYes\nIs it not?\tNo\nOr?\tNo\n", r"questions on OCR/0001.jpg \(yes and no and no\)"),
+    "two yes": ("Is it?\tYes\nIs it not?\tYes\n", r"questions on OCR/0001.jpg \(yes and yes\)"),
+    "twice": ("Is it?\tYes\nIs  it?\tNo\n", r"questions on OCR/0001.jpg \(yes and no\)"),
+    "no question": ("Is it?\tYes\n \tNo\n", r"0001.txt:2: 1 columns"),
+}
+
+
+@pytest.mark.parametrize("fault", TEXTS)
+def test_a_wrong_text_is_named(layouts, tmp_path, fault) -> None:
+    text, message = TEXTS[fault]
+    folder = release(tmp_path, layouts)
+    (folder / "OCR/0001.txt").write_text(text)
+    refused_data(message, folder)
+
+
+ROWS = {
+    "category": ({"category": "color"}, "row 3: question_id 'artwork/0001.jpg' of category 'color' is not MME's"),
+    "unknown": ({"question_id": "art/1.jpg", "category": "art"}, "row 3: question_id 'art/1.jpg' of category 'art'"),
+    "no image": ({"question_id": "artwork"}, "row 3: question_id 'artwork' of"),
+    "answer": ({"answer": None}, "row 3: answer None is neither Yes nor No"),
+    "question": ({"question": None}, "row 3: question None is not a text"),
+    "duplicate": ({"answer": "Yes"}, r"questions on artwork/0001.jpg \(yes and yes\)"),
+}
+
+
+@pytest.mark.parametrize("fault", ROWS)
+def test_a_wrong_row_of_the_hubs_table_is_named(tmp_path, fault) -> None:
+    change, message = ROWS[fault]
+    rows = layout.rows(20)
+    at = next(n for n, row in enumerate(rows) if row["question_id"] == "artwork/0001.jpg") + 1
+    rows[at] |= change
+    write_shards(tmp_path / "data", "test", rows)
+    refused_data(message.replace("row 3", f"row {at}"), tmp_path)
+
+
+def test_wrong_tables_and_folders(layouts, tmp_path) -> None:
+    refused_data(r"no data/test-\*.parquet and no folders existence, count", tmp_path)
+    write_shards(tmp_path / "data", "test", [{"question_id": "x", "question": "?", "answer": "Yes"}] * 2)
+    refused_data("no column 'category'", tmp_path)
+    write_shards(tmp_path / "data", "test", [row for row in layout.rows(14 * 31) if row["category"] == "count"])
+    refused_data("31 count images, the official data have 30", tmp_path)
+    write_shards(tmp_path / "data", "test", layout.rows(40))
+    (tmp_path / "data/test-00001-of-00002.parquet").unlink()
+    refused_data("test-00001-of-00002.parquet: this file is missing", tmp_path)
+    for subtask in mme.SUBTASKS:
+        (tmp_path / "empty" / subtask).mkdir(parents=True)
+    refused_data("no questions in it", tmp_path / "empty")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> dict[str, Path]:
+    """All of MME, as far as it can be told without opening an image."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("own", "hub")}
+    for subtask, rows in LINES.items():
+        (folders["own"] / subtask).mkdir()
+        for first, second in zip(rows[::2], rows[1::2], strict=True):
+            image = folders["own"] / subtask / first[0]
+            image.touch()
+            image.with_suffix(".txt").write_text("".join(f"{row[1]}\t{row[2]}\n" for row in (first, second)))
+    table = [
+        {"question_id": f"{subtask}/{image}", "question": question, "answer": gold, "category": subtask}
+        for subtask, rows in LINES.items()
+        for image, question, gold in rows
+    ]
+    write_shards(folders["hub"] / "data", "test", table, group=500)
+    return folders
+
+
+def test_saved_answers_are_scored_with_any_layout(whole, folder, template, tmp_path) -> None:
+    rows = tmp_path / "answers.jsonl"
+    ids = [f"{subtask}/{n}.jpg/{k}" for subtask, images in mme.IMAGES.items() for n in range(images) for k in (1, 2)]
+    rows.write_text("".join(json.dumps({"id": name, "response": "yes"}) + "\n" for name in ids))
+    for answers in (folder, rows):
+        expected = score("mme", answers, template)
+        for data in whole.values():
+            found = score("mme", answers, data)
+            assert (found.metrics, found.counts) == (expected.metrics, expected.counts)
+            assert {r.key: r for r in found.records} == {r.key: r for r in expected.records}
+
+
+def test_the_whole_is_taken_as_it_is(whole) -> None:
+    own, hub = (real(folder, allow_partial=False) for folder in whole.values())
+    assert len(own.asked) == len(hub.asked) == own.whole
+    assert own.told == hub.told
+    assert own.told["data"].startswith("test 2374; rows ")
+
+
+def test_the_miniature_has_its_own_sum() -> None:
+    task = mme.mini(Options())
+    assert (task.name, task.whole, len(task.asked)) == ("mme-mini", 180, 180)
+    assert list(task.asked) == list(mme.mini(Options()).asked)
+    assert Counter(item.truth["subtask"] for item in task.asked) == {"existence": 60, "position": 60, "color": 60}
+    assert task.asked[0].ask.text.endswith(" in the image?\nAnswer the question using a single word or phrase.")
+    answers = list(Eye().answer([item.ask for item in task.asked], task.decoding))
+    for said, total in ((answers, 600), (["yes"] * 180, 150)):
+        judged = task.judge(task.asked, said)
+        records = [
+            Record(task.name, item.id, item.cluster, item.skills, 0, text, one.score, one.details)
+            for item, text, one in zip(task.asked, said, judged, strict=True)
+        ]
+        found = task.metrics(records)
+        assert [*found][:2] == ["perception", "existence"]
+        assert (found["perception"].value, found["perception"].n, found["perception"].clusters) == (total, 180, 90)
+    assert "perception" not in task.metrics(records[:60])
 
 
 # --- Peers ------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layouts import pope as layout
 from layouts.images import write_shards
+from score_peers import CASES, lmms_eval
 
 from gapbench.data.pictures import present
 from gapbench.records import InputError, Record
@@ -309,3 +311,47 @@ def test_a_wrong_row_of_the_hubs_table_is_named(layouts, tmp_path, column, value
 def test_an_empty_folder(tmp_path) -> None:
     with pytest.raises(InputError, match="no coco_pope_"):
         read(tmp_path)
+
+
+# --- Peers ------------------------------------------------------------------------------------------------------------
+
+PIECES = (
+    "yes",
+    "no",
+    "Yes",
+    "No",
+    "YES",
+    "not",
+    "nope",
+    "sure",
+    "Yes,",
+    "no.",
+    ".",
+    ",",
+    "there",
+    "is",
+    "\n",
+    "\t",
+    "a",
+)
+
+
+@pytest.mark.peer
+def test_lmms_eval_scores_alike() -> None:
+    peer = lmms_eval("tasks/pope/utils.py")
+    rng = random.Random(0)
+    records, theirs = [], []
+    for number in range(CASES):
+        label, split = rng.choice(("yes", "no")), rng.choice(pope.SPLITS)
+        text = rng.choice(("", " ")).join(rng.choice(PIECES) for _ in range(rng.randrange(4)))
+        doc = {"answer": label, "question_id": str(number)}
+        theirs.append(peer.pope_process_results(doc, [text])["pope_accuracy"])
+        judgement = pope.judge_answer(label, text, "lmms-eval")
+        assert judgement.score == theirs[-1]["score"], text
+        details = {**judgement.details, "split": split}
+        records.append(Record("pope", f"{split}/{number}", str(number // 6), (), 0, text, judgement.score, details))
+    found = pope.metrics(records, "lmms-eval")
+    for measure in pope.MEASURES:
+        name = {"f1": "f1_score"}.get(measure, measure)
+        expected = getattr(peer, f"pope_aggregate_{name}")(theirs)
+        assert found[f"pooled/{measure}"].value == pytest.approx(expected, abs=1e-12), measure
