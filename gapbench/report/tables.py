@@ -93,7 +93,11 @@ def cell(estimate: JSON) -> str:
 
 
 def headlines(task: str) -> tuple[str, dict[str, str]]:
-    """Title and summary lines of a task by its name, `pope-mini` being POPE in the suite mini."""
+    """Title and summary lines of a task by its name, `pope-mini` being POPE in the suite mini; none for those of a task
+    whose metrics are all there is to tell.
+    """
+    if task.startswith("lm-eval-"):
+        return task, {}
     base, _, suite = task.partition("-")
     return f"{TITLES.get(base, base)}{f' ({suite})' if suite else ''}", HEADLINES.get(base, {})
 
@@ -146,7 +150,7 @@ def summary(results: JSON) -> list[Table]:
         if not told["metrics"]:
             tables.append(Table(title, [title], [], remarks))
             continue
-        tables.append(metric_table(title, told["metrics"], lines, remarks))
+        tables.append(metric_table(title, told["metrics"], lines or _all(told["metrics"]), remarks))
         if told["side"] == "both":
             tables.append(skill_table(told["metrics"], f"{title} by skill"))
     return tables
@@ -160,6 +164,8 @@ def leaderboard(runs: Sequence[JSON]) -> list[Table]:
     tables = []
     for name, protocol in _protocols(runs):
         title, lines = headlines(name)
+        told_by = [run["tasks"][name] for run in runs if name in run["tasks"]]
+        lines = lines or _all(metric for told in told_by for metric in told["metrics"])
         rows, remarks = [], []
         for run in runs:
             told = run["tasks"].get(name)
@@ -177,6 +183,10 @@ def leaderboard(runs: Sequence[JSON]) -> list[Table]:
             if told["side"] == "both" and told["metrics"]:
                 tables.append(skill_table(told["metrics"], f"{headlines(name)[0]} by skill: {run['model']}"))
     return tables
+
+
+def _all(metrics: Iterable[str]) -> dict[str, str]:
+    return {name: name for name in metrics}
 
 
 def _protocols(runs: Iterable[JSON]) -> list[tuple[str, str]]:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, Union
 
-from gapbench.records import Decoding, Estimate, Failure, Item, Judgement, Picture, Record
+from gapbench.records import Decoding, Estimate, Failure, Item, Judgement, Picture, Record, TextLikelihood
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Side = Literal["understanding", "generation", "both"]
-Response: TypeAlias = Union[str, "Image.Image", Failure]
+Response: TypeAlias = Union[str, "Image.Image", tuple[TextLikelihood, ...], Failure]
 
 # The drawing of an item and seed of this task that an earlier part made, or None where the model failed to draw it.
 Drawings = Callable[[str, int], Picture | None]

@@ -127,3 +127,14 @@ def test_a_contact_sheet_shows_drawings_and_where_one_failed(tmp_path: Path) -> 
     assert colors[(100, 100, 100)] > 100 * 100
     narrow = contact_sheet(drawings[:1], tmp_path)
     assert sheet.height > narrow.height
+
+
+def test_a_task_of_lm_evals_shows_all_its_metrics() -> None:
+    name, estimate = "lm-eval-arc_easy", {"value": 0.5, "low": 0.4, "high": 0.6, "n": 20, "clusters": 20}
+    told = {"side": "understanding", "fingerprint": "f", "expected": 20, "asked": 20, "done": 20, "failed": 0}
+    told |= {"unjudged": 0, "metrics": {"acc": estimate, "acc_norm": estimate}}
+    run = {"model": "m", "tasks": {name: told}}
+    (table,) = tables.summary(run)
+    assert (table.title, [row[0] for row in table.rows]) == (name, ["acc", "acc_norm"])
+    (table,) = tables.leaderboard([run])
+    assert list(table.columns) == ["model", "acc", "acc_norm"]

@@ -1,0 +1,226 @@
+"""How a task of lm-evaluation-harness judges responses, and what its metrics are in our records.
+
+Our loop asks the model, writes records, resumes and shards; the harness filters responses and scores each document. So
+a metric's value is the harness's own.
+
+- What the harness has for a document by a metric, a number or what the metric needs to be computed over all documents,
+  is in the record's details under "metrics", by the metric's name; after a comma stands the filter, if it has a name.
+  None: no value, and the document does not count in that metric.
+- A record's score is the document's first number in [0, 1] by a metric of which more is better. A task that has none,
+  such as perplexity or BLEU, is told by its metrics alone, and what was answered scores 1.
+- A response that the model failed to give is judged as an empty answer; where more is better it has no more than 0, and
+  a text that was not weighed has no value otherwise.
+- Intervals are cluster bootstraps; of metrics that are no means with few resamples, for those may take long to compute.
+
+Source: lm-eval 0.4.13, `evaluator.evaluate` and `_compute_task_aggregations`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gapbench import stats
+from gapbench.harness_requests import Generation
+from gapbench.records import Decoding, Estimate, Failure, InputError, Item, Judgement, Record, TextLikelihood
+from gapbench.tasks.base import Drawings, Response
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+
+    from gapbench.tasks.hosted import Documents
+
+RESAMPLES = 200
+JUDGED_AT_ONCE = 32  # documents whose images are in memory together
+NOT_WEIGHED = TextLikelihood(-1.0, 1, False)
+
+
+@dataclass(frozen=True)
+class HostedTask:
+    """A task of lm-eval's, `task`: what it asks, `asked`, in requests of one `kind`; `generation` says how answers are
+    decoded, where there are any; `told` is the protocol.
+    """
+
+    name: str
+    version: str
+    task: Any
+    documents: Documents
+    asked: Sequence[Item]
+    kind: str
+    generation: Generation | None
+    told: Mapping[str, Any]
+
+    side = "understanding"
+    parts = ("",)
+
+    @property
+    def whole(self) -> int:
+        return len(self.documents)
+
+    @property
+    def weighs(self) -> bool:
+        return self.generation is None
+
+    @property
+    def decoding(self) -> Decoding | None:
+        return self.generation.decoding if self.generation else None
+
+    def items(self, part: str, drawings: Drawings) -> Sequence[Item]:
+        return self.asked
+
+    def protocol(self) -> Mapping[str, Any]:
+        return self.told
+
+    # --- judging -----------------------------------------------------------------------------------------------------
+
+    def judge(self, items: Sequence[Item], responses: Sequence[Response]) -> list[Judgement]:
+        judged = []
+        for start in range(0, len(items), JUDGED_AT_ONCE):
+            part = slice(start, start + JUDGED_AT_ONCE)
+            judged += self._judge(items[part], responses[part])
+        return judged
+
+    def _judge(self, items: Sequence[Item], responses: Sequence[Response]) -> Iterator[Judgement]:
+        from lm_eval.api.instance import Instance
+
+        groups = []
+        for item, response in zip(items, responses, strict=True):
+            document = self.documents[int(item.id)]
+            results = enumerate(self._results(item, response))
+            groups.append([Instance(self.kind, document, (), i, resps=[result]) for i, result in results])
+        every = [instance for group in groups for instance in group]
+        for ensemble in self.task._filters:
+            ensemble.apply(every)
+        for item, response, group in zip(items, responses, groups, strict=True):
+            try:
+                values = self._values(group)
+            except Exception as error:  # of the task's own functions
+                said = f"lm-eval cannot score it ({reason(error)})"
+                raise InputError(f"{self.documents.where}, document {item.id}: {said}") from error
+            failed = isinstance(response, Failure)
+            if failed:
+                values = {name: self._failed(name, value) for name, value in values.items()}
+            yield Judgement(0.0 if failed else self._score(values), {"metrics": values})
+
+    def _results(self, item: Item, response: Response) -> list[Any]:
+        """What a model of lm-eval's would have given."""
+        failed = isinstance(response, Failure)
+        if self.generation is not None:
+            return ["" if failed else self.generation.ended(response)]
+        likelihoods = [NOT_WEIGHED] * len(item.ask.asks) if failed else response
+        if self.kind == "loglikelihood_rolling":
+            return [found.total for found in likelihoods]
+        return [(found.total, found.greedy) for found in likelihoods]
+
+    def _values(self, group: Sequence[Instance]) -> dict[str, Any]:
+        values = {}
+        for ensemble in self.task._filters:
+            results = [instance.filtered_resps[ensemble.name] for instance in group]
+            for metric, value in self.task.process_results(group[0].doc, results).items():
+                values[metric if ensemble.name == "none" else f"{metric},{ensemble.name}"] = _plain(value)
+        return values
+
+    def _failed(self, name: str, value: Any) -> Any:
+        if _is_number(value) and self._more_is_better(name):
+            return min(value, 0.0)
+        return None if self.weighs else value
+
+    def _score(self, values: Mapping[str, Any]) -> float:
+        scores = (v for name, v in values.items() if _is_number(v) and 0 <= v <= 1 and self._more_is_better(name))
+        return float(next(scores, 1.0))
+
+    def _more_is_better(self, name: str) -> bool:
+        return bool(self.task.higher_is_better().get(self._metric(name), True))
+
+    def _metric(self, name: str) -> str:
+        for ensemble in self.task._filters:
+            name = name.removesuffix(f",{ensemble.name}")
+        return name
+
+    def prime(self) -> None:
+        """Metrics that are several name those only once they were computed."""
+        with suppress(InputError):  # that not even an empty answer can be scored will be said of a real one
+            self.judge(self.asked[:1], [Failure("")])
+
+    # --- metrics -----------------------------------------------------------------------------------------------------
+
+    def metrics(self, records: Sequence[Record]) -> dict[str, Estimate]:
+        """A metric that has no finite value is left out."""
+        records = sorted(records, key=lambda record: int(record.item))  # as the harness has them
+        names = dict.fromkeys(name for record in records for name in record.details["metrics"])
+        found = {}
+        for name in names:
+            having = [r for r in records if r.details["metrics"].get(name) is not None]
+            values = [record.details["metrics"][name] for record in having]
+            if values and (estimate := self._estimate(name, values, [record.cluster for record in having])):
+                found[name] = estimate
+        return found
+
+    def _estimate(self, name: str, values: Sequence[Any], clusters: Sequence[str]) -> Estimate | None:
+        from lm_eval.api.metrics import mean, nanmean
+
+        aggregate = self.task.aggregation().get(self._metric(name), mean)
+        try:
+            value = float(aggregate(values))
+        except Exception as error:
+            said = f"lm-eval cannot aggregate {name} of {len(values)} documents ({reason(error)})"
+            raise InputError(f"{self.documents.where}: {said}") from error
+        if not math.isfinite(value):
+            return None
+        if aggregate in (mean, nanmean, np.mean) and all(map(_is_number, values)):
+            return replace(stats.mean(values, clusters), value=value)
+        low, high = _interval(aggregate, values, clusters, value)
+        return Estimate(value, low, high, len(values), len(set(clusters)))
+
+
+def _interval(
+    aggregate: Callable[[Sequence[Any]], Any], values: Sequence[Any], clusters: Sequence[str], whole: float
+) -> list[float]:
+    """Percentiles of the aggregation over resampled clusters, leaving out those of which it has no finite value; of all
+    together it has the value `whole`.
+    """
+    groups: dict[str, list[Any]] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        groups.setdefault(cluster, []).append(value)
+    members = [groups[cluster] for cluster in sorted(groups)]
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(RESAMPLES):
+        sample = [value for i in rng.integers(len(members), size=len(members)) for value in members[i]]
+        try:
+            found.append(float(aggregate(sample)))
+        except Exception:  # what is left may be too little for the task's own function
+            continue
+    finite = [value for value in found if math.isfinite(value)] or [whole]
+    return np.quantile(finite, [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2]).tolist()
+
+
+def reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _plain(value: Any) -> Any:
+    """A metric's value for one document as JSON can hold it; NaN is no value. Raises TypeError for what it cannot."""
+    match value:
+        case np.generic() | np.ndarray():
+            return _plain(value.tolist())
+        case float() if math.isnan(value):
+            return None
+        case None | bool() | int() | float() | str():
+            return value
+        case list() | tuple():
+            return [_plain(each) for each in value]
+        case set() | frozenset():
+            return [_plain(each) for each in sorted(value)]
+        case dict():
+            return {str(key): _plain(each) for key, each in value.items()}
+    raise TypeError(f"a record cannot hold a {type(value).__name__}")
