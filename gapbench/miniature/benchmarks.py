@@ -383,7 +383,8 @@ class DpgRow:
 
 def dpg_rows(count: int = DPG_SCENES) -> list[DpgRow]:
     """Per scene its dense caption and questions in a graph: is a shape there, below it is it there in this color, and
-    below two of those, where they are single things, do they stand as in the scene?
+    below two of those, where they are single things, do they stand as in the scene? Things are related by their shapes
+    alone where that names them, so that things in wrong colors can stand right.
 
     The captions tell sizes that no question asks for: the world's language has no yes/no question about a size.
     """
@@ -399,7 +400,10 @@ def dpg_rows(count: int = DPG_SCENES) -> list[DpgRow]:
             graph[Query("exists", (color, shape))] = (there,)
         for a, b in combinations([name for name, things in groups.items() if len(things) == 1], 2):
             if held := sorted(relations(groups[a][0].box, groups[b][0].box)):
-                graph[Query("related", a, b, rng.choice(held))] = (Query("exists", a), Query("exists", b))
+                names = [
+                    (None, shape) if len(scene.having(shape=shape)) == 1 else (color, shape) for color, shape in (a, b)
+                ]
+                graph[Query("related", *names, rng.choice(held))] = (Query("exists", a), Query("exists", b))
         number_of = {query: place for place, query in enumerate(graph, start=1)}
         for query, parents in graph.items():
             above = tuple(number_of[parent] for parent in parents)

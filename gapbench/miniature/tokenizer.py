@@ -32,8 +32,11 @@ def vocabulary() -> list[str]:
     return sorted(pieces | {" "})
 
 
-def build(folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json, as AutoTokenizer reads them."""
+def build(folder: Path, start: str = END) -> None:
+    """Write tokenizer.json and tokenizer_config.json, as AutoTokenizer reads them.
+
+    Show-o begins and ends texts with one token; CLIP, which finds a text's end by its token, needs another `start`.
+    """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -44,12 +47,12 @@ def build(folder: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<|unknown|>"))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([END])
+    tokenizer.add_special_tokens(list(dict.fromkeys((END, start))))
     tokenizer.add_tokens([AddedToken(phrase, normalized=False) for phrase in PHRASES])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=END,
-        bos_token=END,
+        bos_token=start,
         unk_token="<|unknown|>",
         clean_up_tokenization_spaces=False,
     )

@@ -134,7 +134,7 @@ def test_a_task_of_lm_evals_shows_all_its_metrics() -> None:
     told = {"side": "understanding", "fingerprint": "f", "expected": 20, "asked": 20, "done": 20, "failed": 0}
     told |= {"unjudged": 0, "metrics": {"acc": estimate, "acc_norm": estimate}}
     run = {"model": "m", "tasks": {name: told}}
-    (table,) = tables.summary(run)
+    (table,) = summary(run)
     assert (table.title, [row[0] for row in table.rows]) == (name, ["acc", "acc_norm"])
-    (table,) = tables.leaderboard([run])
+    (table,) = leaderboard([run])
     assert list(table.columns) == ["model", "acc", "acc_norm"]
