@@ -87,7 +87,8 @@ def run(
 
     started = time.time()
     progress = Progress() if shard.leads else None
-    found = Runner(loaded, chosen, folder, sampling, limit, shard, progress).run()
+    on_gpu = str(loaded.describe().get("device", "")).startswith("cuda")
+    found = Runner(loaded, chosen, folder, sampling, limit, shard, progress, overlap=on_gpu).run()
     if shard.leads:
         manifest["seconds"] = round(manifest["seconds"] + time.time() - started, 1)
         finish(folder, manifest, found, chosen)

@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from gapbench.ahead import Ahead
 from gapbench.data.pictures import file_picture
@@ -28,8 +29,11 @@ from gapbench.records import (
     TextLikelihood,
     Weighing,
 )
-from gapbench.store import SCHEMA, RunFolder, write_json
+from gapbench.store import SCHEMA, Located, Records, RunFolder, write_json
 from gapbench.tasks.base import Items, Response, Task
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 QUESTIONS_PER_CHUNK = 256
 PROMPTS_PER_CHUNK = 64
@@ -92,11 +96,13 @@ class Runner:
         limit: int | None = None,
         shard: Shard | None = None,
         progress: Progress | None = None,
+        overlap: bool = False,
     ) -> None:
+        """`overlap`: judge in a thread beside the model, which pays where the model runs on a GPU."""
         self.model, self.tasks, self.folder = model, tasks, folder
         self.sampling, self.limit = sampling, limit
         self.shard = shard or Shard()
-        self.progress = progress
+        self.progress, self.overlap = progress, overlap
 
     def run(self) -> dict[str, Any]:
         """Ask all that is not recorded yet; write and return results.json (its content, on every process)."""
@@ -106,13 +112,13 @@ class Runner:
                 self.shard.wait()  # a later part looks at what all processes drew
         if self.shard.leads:
             for task in self.tasks:
-                self.folder.merge(task.name, self.folder.records(task.name))
+                self.folder.merge(task.name)
             write_json(self.folder.path / "results.json", results(self.model, self.tasks, self.folder, self.limit))
         self.shard.wait()
         return json.loads((self.folder.path / "results.json").read_text())
 
     def _run_part(self, task: Task, part: str) -> None:
-        done = drawn_by_key(self.folder.each_record(task.name))
+        done = self.folder.index(task.name)
         items = task.items(part, drawings_of(task, self.folder, done))
         # Items are gone through twice: to count what is missing, and chunk by chunk; they need not fit into memory.
         missing = [sum(key_of(item) not in done for item in chunk) for chunk in self._mine(items)]
@@ -122,16 +128,28 @@ class Runner:
             total = sum(len(chunk) for chunk in self._mine(items))
             asked = sum(len(chunk) for chunk, lacks in zip(self._mine(items), missing, strict=True) if lacks)
             self.progress.start(f"{task.name} {part}".strip(), total, total - asked)
-        with Ahead() as ahead:
+
+        def finish(chunk: Sequence[Item], responses: Sequence[Response]) -> None:
+            records = self._judged(task, chunk, responses)
+            self.folder.append(task.name, [record for record in records if record.key not in done])
+
+        with Ahead() as ahead, ThreadPoolExecutor(1, thread_name_prefix="judge") as judge:
             todo = (chunk for chunk, lacks in zip(self._mine(items), missing, strict=True) if lacks)
+            judging: Future[None] | None = None
             for chunk in ahead.over(todo):
                 responses = []
                 for response in self._ask(task, chunk):
                     responses.append(response)
                     if self.progress:
                         self.progress.advance(1)
-                records = self._judged(task, chunk, responses)
-                self.folder.append(task.name, [record for record in records if record.key not in done])
+                if judging is not None:
+                    judging.result()
+                if self.overlap:
+                    judging = judge.submit(finish, chunk, responses)
+                else:
+                    finish(chunk, responses)
+            if judging is not None:
+                judging.result()
         if self.progress:
             self.progress.stop()
 
@@ -143,10 +161,15 @@ class Runner:
     def _ask(self, task: Task, chunk: Sequence[Item]) -> Iterator[Response]:
         asks = [item.ask for item in chunk]
         if isinstance(asks[0], Prompt):
-            return self.model.draw(asks, self.sampling)
+            return self._drawn(task, chunk) or self.model.draw(asks, self.sampling)
         if isinstance(asks[0], Weighing):
             return self._weigh(asks)
         return self.model.answer(asks, task.decoding)
+
+    def _drawn(self, task: Task, chunk: Sequence[Item]) -> Iterator[Image.Image] | None:
+        """A chunk's drawings, where an earlier process drew all of them and was killed before they were judged."""
+        paths = [self.folder.image_path(task.name, item.id, item.seed) for item in chunk]
+        return (file_picture(path).open() for path in paths) if all(path.exists() for path in paths) else None
 
     def _weigh(self, asks: Sequence[Weighing]) -> Iterator[tuple[TextLikelihood, ...] | Failure]:
         """The likelihoods of each item's texts; where the model fails on one of them, its item fails."""
@@ -157,52 +180,49 @@ class Runner:
             yield next((each for each in found if isinstance(each, Failure)), found)
 
     def _judged(self, task: Task, items: Sequence[Item], responses: Sequence[Response]) -> list[Record]:
-        records = []
-        for item, response, judgement in zip(items, responses, task.judge(items, responses), strict=True):
-            failed = isinstance(response, Failure)
-            text = "" if failed else response
-            if isinstance(text, tuple):
-                text = json.dumps(text)
-            elif not isinstance(text, str):
-                text = self.folder.save_image(task.name, item.id, item.seed, text)
-            records.append(
-                Record(
-                    task=task.name,
-                    item=item.id,
-                    cluster=item.cluster,
-                    skills=item.skills,
-                    seed=item.seed,
-                    response=text,
-                    score=judgement.score,
-                    details=dict(judgement.details),
-                    part=item.part,
-                    error=response.reason if failed else None,
-                )
+        # Drawings are on disk before they are judged: what was drawn once is never drawn again.
+        texts = [self._text(task, item, response) for item, response in zip(items, responses, strict=True)]
+        judgements = task.judge(items, responses)
+        return [
+            Record(
+                task=task.name,
+                item=item.id,
+                cluster=item.cluster,
+                skills=item.skills,
+                seed=item.seed,
+                response=text,
+                score=judgement.score,
+                details=dict(judgement.details),
+                part=item.part,
+                error=response.reason if isinstance(response, Failure) else None,
             )
-        return records
+            for item, response, text, judgement in zip(items, responses, texts, judgements, strict=True)
+        ]
+
+    def _text(self, task: Task, item: Item, response: Response) -> str:
+        """The response as a record holds it; a drawing is saved."""
+        match response:
+            case Failure():
+                return ""
+            case str():
+                return response
+            case tuple():
+                return json.dumps(response)
+        return self.folder.save_image(task.name, item.id, item.seed, response)
 
 
 def key_of(item: Item) -> RecordKey:
     return RecordKey(item.part, item.id, item.seed)
 
 
-def drawn_by_key(records: Iterable[Record]) -> dict[RecordKey, str | None]:
-    """What is recorded, and of each drawing its path in the run folder; of records nothing else is kept."""
-    done: dict[RecordKey, str | None] = {}
-    for record in records:
-        drawing = record.error is None and record.response.startswith("images/")
-        done.setdefault(record.key, record.response if drawing else None)
-    return done
-
-
 def drawings_of(
-    task: Task, folder: RunFolder, done: Mapping[RecordKey, str | None]
+    task: Task, folder: RunFolder, done: Mapping[RecordKey, Located]
 ) -> Callable[[str, int], Picture | None]:
     """Drawings that earlier parts of the task recorded, as pictures."""
 
     def find(item: str, seed: int) -> Picture | None:
-        paths = (done.get(RecordKey(part, item, seed)) for part in task.parts)
-        path = next(filter(None, paths), None)
+        places = (done.get(RecordKey(part, item, seed)) for part in task.parts)
+        path = next((place.drawing for place in places if place and place.drawing), None)
         return file_picture((folder.path / path).resolve()) if path else None
 
     return find
@@ -213,15 +233,16 @@ def results(model: Any, tasks: Sequence[Task], folder: RunFolder, limit: int | N
     described = model.describe()
     told = {"schema": SCHEMA, "model": described["name"], "weights": described.get("weights"), "tasks": {}}
     for task in tasks:
-        recorded = {record.key: record for record in folder.records(task.name)}
-        drawn = drawn_by_key(recorded.values())
-        done, expected, asked = [], 0, 0
+        recorded = folder.index(task.name)
+        places, expected, asked = [], 0, 0
         for part in task.parts:
-            items = task.items(part, drawings_of(task, folder, drawn))
+            items = task.items(part, drawings_of(task, folder, recorded))
             expected += len(items)
-            due = [key_of(item) for item in limited(items, limit)]
-            asked += len(due)
-            done += [recorded[key] for key in due if key in recorded]
+            for item in limited(items, limit):
+                asked += 1
+                if (place := recorded.get(key_of(item))) is not None:
+                    places.append(place)
+        done = Records(places)
         protocol = protocol_of(task)
         told["tasks"][task.name] = {
             "side": task.side,

@@ -15,9 +15,10 @@ import dataclasses
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from gapbench.records import InputError, Record, RecordKey
@@ -42,6 +43,51 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def _lines(records: Iterable[Record]) -> bytes:
     return "".join(json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in records).encode()
+
+
+def _record(path: Path, offset: int, line: bytes) -> Record:
+    try:
+        fields = json.loads(line)
+        return Record(**{**fields, "skills": tuple(fields["skills"])})
+    except (ValueError, TypeError, KeyError) as error:
+        with path.open("rb") as file:
+            number = file.read(offset).count(b"\n") + 1
+        raise InputError(f"{path}:{number}: not a record ({error})") from error
+
+
+class Located(NamedTuple):
+    """Where a record lies, and its drawing's path in the run folder if it is one of a drawing."""
+
+    file: Path
+    offset: int
+    drawing: str | None
+
+
+class Records(Sequence[Record]):
+    """Records on disk in an order of one's own, read as they are gone through: a task's need not fit into memory."""
+
+    def __init__(self, places: Sequence[Located]) -> None:
+        self._places = places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, number: int) -> Record:
+        with ExitStack() as stack:
+            return self._read(self._places[number], stack, {})
+
+    def __iter__(self) -> Iterator[Record]:
+        files: dict[Path, Any] = {}
+        with ExitStack() as stack:
+            for place in self._places:
+                yield self._read(place, stack, files)
+
+    @staticmethod
+    def _read(place: Located, stack: ExitStack, files: dict[Path, Any]) -> Record:
+        if place.file not in files:
+            files[place.file] = stack.enter_context(place.file.open("rb"))
+        files[place.file].seek(place.offset)
+        return _record(place.file, place.offset, files[place.file].readline())
 
 
 class RunFolder:
@@ -87,21 +133,31 @@ class RunFolder:
         ranked = [p for p in folder.glob(f"{task}.*.jsonl") if p.name.removeprefix(f"{task}.").split(".")[0].isdigit()]
         return [path for path in [folder / f"{task}.jsonl", *sorted(ranked)] if path.exists()]
 
+    def _lines(self, task: str) -> Iterator[tuple[Path, int, bytes]]:
+        """File, offset and content of each record's line; what a kill tore behind the last line end is none."""
+        for path in self._record_paths(task):
+            with path.open("rb") as file:
+                offset = 0
+                for line in file:
+                    if line.endswith(b"\n") and line != b"\n":
+                        yield path, offset, line
+                    offset += len(line)
+
     def each_record(self, task: str) -> Iterator[Record]:
         """What is there, one by one; a key that was recorded twice comes twice.
 
-        Raises InputError naming file and line for a line that is no record, unless it is the last and torn.
+        Raises InputError naming file and line for a line that is no record.
         """
-        for path in self._record_paths(task):
-            with path.open("rb") as file:
-                for number, line in enumerate(file, start=1):
-                    if not line.endswith(b"\n") or line == b"\n":
-                        continue  # behind the last line end stands nothing, or what a kill tore
-                    try:
-                        fields = json.loads(line)
-                        yield Record(**{**fields, "skills": tuple(fields["skills"])})
-                    except (ValueError, TypeError, KeyError) as error:
-                        raise InputError(f"{path}:{number}: not a record ({error})") from error
+        return (_record(path, offset, line) for path, offset, line in self._lines(task))
+
+    def index(self, task: str) -> dict[RecordKey, Located]:
+        """Where each record lies, the first of each key. Raises InputError as `each_record`."""
+        found: dict[RecordKey, Located] = {}
+        for path, offset, line in self._lines(task):
+            record = _record(path, offset, line)
+            drawing = record.error is None and record.response.startswith("images/")
+            found.setdefault(record.key, Located(path, offset, record.response if drawing else None))
+        return found
 
     def records(self, task: str) -> list[Record]:
         """What is there, each key once (the first counts). Raises InputError as `each_record`."""
@@ -126,12 +182,21 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
 
-    def merge(self, task: str, records: Iterable[Record]) -> None:
-        """One file for the task in place of one per process."""
+    def merge(self, task: str) -> None:
+        """One file for the task in place of one per process, each record once."""
         ranked = [path for path in self._record_paths(task) if path.name != f"{task}.jsonl"]
         if not ranked:
             return
-        write_bytes(self.path / "records" / f"{task}.jsonl", _lines(records))
+        seen: set[RecordKey] = set()
+        merged = self.path / "records" / f"{task}.jsonl"
+        aside = merged.with_name(f".{merged.name}.{os.getpid()}")
+        with aside.open("wb") as file:
+            for path, offset, line in self._lines(task):
+                key = _record(path, offset, line).key
+                if key not in seen:
+                    file.write(line)
+                    seen.add(key)
+        aside.replace(merged)
         for path in ranked:
             path.unlink()
 

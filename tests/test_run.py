@@ -343,6 +343,42 @@ def test_fingerprints_tell_protocols_apart() -> None:
     assert run.fingerprint({"a": 1, "b": 2}) == run.fingerprint({"b": 2, "a": 1})
 
 
+# --- drawing and judging ----------------------------------------------------------------------------------------------
+
+
+def test_judging_beside_the_model_finds_the_same(whole: Any, fake_model: Any, tmp_path: Path) -> None:
+    path, _ = whole(fake_model)
+    chosen = [task(name) for name in NAMES]
+    Runner(fake_model(), chosen, RunFolder(tmp_path), Sampling(), 5, overlap=True).run()
+    assert contents(tmp_path) == contents(path)
+
+
+def test_a_judge_that_breaks_beside_the_model_ends_the_run(fake_model: Any, tmp_path: Path) -> None:
+    class Broken:
+        def answer(self, questions: Sequence[Question], decoding: Decoding) -> Iterator[str]:
+            raise RuntimeError("out of order")
+
+    gap = replace(task("gap-mini"), judge_model=Broken())
+    with pytest.raises(RuntimeError, match="out of order"):
+        Runner(fake_model(), [gap], RunFolder(tmp_path), Sampling(), 5, overlap=True).run()
+
+
+def test_what_was_drawn_is_judged_and_not_drawn_again(whole: Any, fake_model: Any, tmp_path: Path) -> None:
+    """Also where a kill came between the last drawing of a chunk and its first record."""
+    path, _ = whole(fake_model)
+    shutil.copytree(path / "images", tmp_path / "images")
+    model = fake_model()
+    Runner(model, [task(name) for name in NAMES], RunFolder(tmp_path), Sampling(), 5).run()
+    assert contents(tmp_path) == contents(path)
+    assert not any("@0" in name for batch in model.batches for name in batch if "/" not in name)
+    # A chunk that lacks a drawing is drawn as a whole, so that its drawings are those of an uninterrupted run.
+    (tmp_path / "again").mkdir()
+    shutil.copytree(path / "images", tmp_path / "again" / "images")
+    next((tmp_path / "again").glob("images/geneval-mini/*/*.png")).unlink()
+    Runner(fake_model(), [task(name) for name in NAMES], RunFolder(tmp_path / "again"), Sampling(), 5).run()
+    assert contents(tmp_path / "again") == contents(path)
+
+
 # --- the real thing, killed -------------------------------------------------------------------------------------------
 
 SETTINGS = ("--suite", "mini", "--tasks", "geneval,gap", "--limit", "18", "--steps", "24", "--device", "cpu")

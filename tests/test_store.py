@@ -77,10 +77,10 @@ def test_each_process_has_its_file_and_merging_leaves_one(folder: RunFolder) -> 
     (folder.path / "records" / "t.1.jsonl").open("a").write('{"task": "t", "ite')
     found = folder.records("t")
     assert sorted(r.item for r in found) == ["item 0", "item 1", "item 10"]
-    folder.merge("t", found)
+    folder.merge("t")
     assert sorted(p.name for p in (folder.path / "records").iterdir()) == ["t.jsonl", "t.x.0.jsonl"]
     assert folder.records("t") == found
-    folder.merge("t", [])  # nothing to merge, nothing is touched
+    folder.merge("t")  # nothing to merge, nothing is touched
     assert folder.records("t") == found
 
 
@@ -88,7 +88,7 @@ def test_a_merge_that_was_killed_halfway_counts_nothing_twice(folder: RunFolder)
     ranked = RunFolder(folder.path, 1)
     ranked.append("t", [record("a"), record("b")])
     left = (folder.path / "records" / "t.1.jsonl").read_bytes()
-    folder.merge("t", folder.records("t"))
+    folder.merge("t")
     (folder.path / "records" / "t.1.jsonl").write_bytes(left)
     assert folder.records("t") == [record("a"), record("b")]
 
