@@ -1,4 +1,4 @@
-"""The command line: the only file that parses arguments and prints."""
+"""The command line; with cli_data.py the only file that parses arguments, and with terminal.py that prints."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gapbench.cli_data import AllowPartial, Debug, data_commands
 from gapbench.records import InputError, Sampling
 from gapbench.terminal import Progress, err, out, show
 
@@ -25,13 +26,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(data_commands, name="data")
+
 UsageError = typer.BadParameter.__mro__[1]  # click's, wherever this version of typer keeps it
 INTERRUPTED = 130
-
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-AllowPartial = Annotated[
-    bool, typer.Option("--allow-partial", help="Take data that are a part of the benchmark's; the result is marked so.")
-]
 
 
 @app.command()
@@ -52,6 +50,9 @@ def run(
         typer.Option(help="Folder with the benchmarks' data; by default GAPBENCH_DATA, the cache, the hub."),
     ] = None,
     allow_partial: AllowPartial = False,
+    judge: Annotated[
+        list[str] | None, typer.Option(metavar="TASK=JUDGE", help="Who judges a task's drawings, if not its own judge.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first drawing of a prompt.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; by default the checkpoint's.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; by default the checkpoint's.")] = None,
@@ -65,7 +66,7 @@ def run(
     A run that was interrupted goes on with the same command.
     """
     from gapbench import tasks as catalogue
-    from gapbench.data.sources import source_of
+    from gapbench.data.sources import reads_data
     from gapbench.manifest import finish, open_run, request_of
     from gapbench.models import zoo
     from gapbench.run import Runner, check_sides
@@ -73,10 +74,11 @@ def run(
 
     suite = suite or zoo.resolve(model).suite
     named = catalogue.names(suite, tasks)
-    if data is not None and not any(source_of(name) for name in named):
+    if data is not None and not any(map(reads_data, named)):
         raise InputError(f"--data: {', '.join(named)} reads no data; for the real benchmarks add --suite paper")
-    chosen = catalogue.load_all(named, Options(seed, data, allow_partial))
+    judges = _judges(judge or (), named)
     shard, device = _shard(device, to)
+    chosen = catalogue.load_all(named, Options(seed, data, allow_partial, device=device), judges)
     loaded = zoo.load(model, device, dtype)
     check_sides(loaded, chosen, model)
     sampling = Sampling(steps=steps, guidance=guidance)
@@ -98,19 +100,23 @@ def run(
 @app.command()
 def score(
     task: Annotated[str, typer.Argument(help="A task that can be scored (`gapbench list tasks`).")],
-    responses: Annotated[Path, typer.Option(help="JSON lines with id and response, or the benchmark's own format.")],
+    responses: Annotated[
+        Path, typer.Option(help="JSON lines with id and response, the benchmark's own format, or a folder of drawings.")
+    ],
     data: Annotated[Path | None, typer.Option(help="Folder with the benchmark's annotation files.")] = None,
     variant: Annotated[str | None, typer.Option(help="Whose scoring rules; by default the official ones.")] = None,
     allow_partial: Annotated[
         bool, typer.Option("--allow-partial", help="Score what is there, marked partial.")
     ] = False,
+    judge: Annotated[str | None, typer.Option(help="Who judges drawings, if not the task's own judge.")] = None,
+    device: Annotated[str | None, typer.Option(help="Where the judge runs: cpu, cuda ...")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON to standard output, and nothing else.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Score answers that any system gave, by the official rules."""
+    """Score answers or drawings that any system gave, by the official rules."""
     from gapbench import score as scoring
 
-    scored = scoring.score(task, responses, data, variant, allow_partial)
+    scored = scoring.score(task, responses, data, variant, allow_partial, judge, device)
     if as_json:
         print(json.dumps(_scored_json(scored), indent=1))
         return
@@ -191,91 +197,6 @@ def gap(
             show([tables.skill_table(task["metrics"])])
 
 
-data_commands = typer.Typer(help="The benchmarks' data: where they are, whether they are whole.", no_args_is_help=True)
-app.add_typer(data_commands, name="data")
-
-Names = Annotated[list[str] | None, typer.Argument(metavar="TASK...", help="Tasks; by default all that have data.")]
-Folder = Annotated[Path | None, typer.Option("--data", help="Folder; by default GAPBENCH_DATA, then the cache.")]
-
-
-@data_commands.command()
-def where(names: Names = None, data: Folder = None, debug: Debug = False) -> None:
-    """Where each benchmark's data are looked up and found, and under which licence they are."""
-    from gapbench.data import sources
-
-    for name in _with_data(names):
-        source = sources.source_of(name)
-        try:
-            place = sources.find(name, data, fetch=False)
-            found = f"{place.folder} ({place.why})"
-        except InputError:
-            found = "not here"
-        out.print(f"{name}: {found}", highlight=False, soft_wrap=True)
-        out.print(
-            f"  hub      {source.repo} at {source.revision}: {', '.join(source.files)}", highlight=False, soft_wrap=True
-        )
-        out.print(f"  or       {source.own}", highlight=False, soft_wrap=True)
-        out.print(f"  licence  {source.licence}", highlight=False, soft_wrap=True)
-
-
-@data_commands.command()
-def fetch(names: Names = None, debug: Debug = False) -> None:
-    """Fetch data from the hub into its cache, or complete what is there."""
-    from gapbench import hub
-    from gapbench.data import sources
-
-    for name in _with_data(names):
-        source = sources.source_of(name)
-        folder = hub.fetch_dataset(source.repo, source.revision, source.files, source.advice)
-        out.print(f"{name}: {folder}", highlight=False, soft_wrap=True)
-
-
-@data_commands.command()
-def check(names: Names = None, data: Folder = None, debug: Debug = False) -> None:
-    """Read every question and decode every picture; exit status 2 if anything is missing or broken."""
-    from gapbench import checkup
-
-    faults = 0
-    for name in _with_data(names):
-        try:
-            found = checkup.check(name, data, Progress())
-        except InputError as error:
-            faults += 1
-            out.print(str(error), highlight=False, markup=False, soft_wrap=True)
-            continue
-        faults += len(found.faults)
-        out.print(f"{name}: {found}", highlight=False, soft_wrap=True)
-        for fault in found.faults:
-            out.print(f"  {fault}", highlight=False, soft_wrap=True)
-    if faults:
-        raise InputError(f"data check: {faults} {'fault' if faults == 1 else 'faults'}, named above")
-
-
-@data_commands.command()
-def ids(
-    name: Annotated[str, typer.Argument(metavar="TASK")],
-    data: Folder = None,
-    allow_partial: AllowPartial = False,
-    debug: Debug = False,
-) -> None:
-    """What a task asks, as JSON lines: id, pictures and text; for answers that are made elsewhere."""
-    from gapbench import checkup
-
-    for line in checkup.asked(name, data, allow_partial):
-        print(json.dumps(line, ensure_ascii=False))
-
-
-def _with_data(names: Sequence[str] | None) -> list[str]:
-    from gapbench import tasks as catalogue
-    from gapbench.data import sources
-
-    known = [name for name in catalogue.TASKS if sources.source_of(name)]
-    for name in names or ():
-        if name not in known:
-            raise InputError(f"{name}: no task with data of its own; there are {', '.join(known)}")
-    return list(names or known)
-
-
 @app.command(
     name="lm-eval",
     add_help_option=False,
@@ -337,6 +258,17 @@ def _results(path: Path) -> dict[str, Any]:
         raise InputError(f"{path / 'results.json'}: cannot be read ({error})") from error
 
 
+def _judges(given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
+    """TASK=JUDGE of each `--judge`."""
+    judges = {}
+    for text in given:
+        task, equals, judge = text.partition("=")
+        if not equals or not judge or task not in tasks:
+            raise InputError(f"--judge {text}: give TASK=JUDGE, TASK one of {', '.join(tasks)}")
+        judges[task] = judge
+    return judges
+
+
 def _slug(model: str) -> str:
     return "".join(c if c.isalnum() or c in "-._" else "-" for c in Path(model).name) or "model"
 
@@ -382,7 +314,7 @@ def _show_scored(scored: Scored) -> None:
     rest = len(metrics.keys() - lines.keys())
     remarks = [*scored.notes, *([f"{rest} more metrics with --json"] if rest else [])]
     show([tables.metric_table(f"{title}, {scored.variant}", metrics, lines, remarks, digits=4)])
-    if not scored.task.startswith("flickr30k"):  # captions are not right or wrong
+    if not scored.task.startswith(("flickr30k", "dpg", "coco")):  # these are not right or wrong
         right, n = sum(record.score or 0.0 for record in scored.records), len(scored.records)
         out.print(f"  {right:g} of {n} right ({right / n:.4f})", highlight=False)
     counts = ", ".join(f"{count} {name}" for name, count in scored.counts.items() if count or name == "expected")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gapbench import drawings, tasks
 from gapbench.records import Estimate, InputError, Record
 from gapbench.responses import KINDS, Saved, refuse_faults
+from gapbench.run import unjudged
 from gapbench.tasks import (
     flickr30k_answers,
     gqa,
@@ -20,6 +22,7 @@ from gapbench.tasks import (
     vqav2,
     vqav2_answers,
 )
+from gapbench.tasks.base import Options
 
 Metrics = Mapping[str, Estimate]
 
@@ -58,8 +61,9 @@ SCORERS = {
         remarks=flickr30k_answers.remarks,
     ),
 }
+DRAWN = ("geneval", "geneval-rewritten", "dpg", "coco")  # scored from folders of images
 # The rules that each task can be judged by, the default first.
-VARIANTS = {task: scorer.variants for task, scorer in SCORERS.items()}
+VARIANTS = {task: scorer.variants for task, scorer in SCORERS.items()} | dict.fromkeys(DRAWN, ("official",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,22 +84,32 @@ class Scored:
 
 
 def score(
-    task: str, responses: Path, data: Path | None = None, variant: str | None = None, allow_partial: bool = False
+    task: str,
+    responses: Path,
+    data: Path | None = None,
+    variant: str | None = None,
+    allow_partial: bool = False,
+    judge: str | None = None,
+    device: str | None = None,
 ) -> Scored:
     """Score the answer file or folder `responses`; `data` is the folder of the benchmark's own files.
+
+    Drawings are judged by the task's judge, or the one that `judge` names, on `device`.
 
     Raises InputError, one line, for an unknown task or variant, for files that cannot be read, and for answers that
     are missing, extra, duplicate or unreadable unless `allow_partial`.
     """
-    if task not in SCORERS:
-        raise InputError(f"unknown task {task!r}; tasks that can be scored: {', '.join(SCORERS)}")
-    scorer = SCORERS[task]
-    variant = scorer.variants[0] if variant is None else variant
-    if variant not in scorer.variants:
-        raise InputError(f"unknown variant {variant!r} of {task}; variants: {', '.join(scorer.variants)}")
+    if task not in VARIANTS:
+        raise InputError(f"unknown task {task!r}; tasks that can be scored: {', '.join(VARIANTS)}")
+    variant = VARIANTS[task][0] if variant is None else variant
+    if variant not in VARIANTS[task]:
+        raise InputError(f"unknown variant {variant!r} of {task}; variants: {', '.join(VARIANTS[task])}")
     responses, data = Path(responses), None if data is None else Path(data)
     if not responses.exists():
         raise InputError(f"{responses}: no such file or folder")
+    if task in DRAWN:
+        return _score_drawings(task, responses, Options(0, data, allow_partial, judge=judge, device=device))
+    scorer = SCORERS[task]
     saved = scorer.read(responses, data)
     refuse_faults(responses, saved.answers, allow_partial)
     records = saved.judge(variant)
@@ -111,3 +125,22 @@ def score(
     if not answers.whole:
         notes += (f"partial, {counts['done']}/{counts['expected']}: {answers.faults()}",)
     return Scored(task, variant, metrics, counts, not answers.whole, notes, tuple(records))
+
+
+def _score_drawings(name: str, folder: Path, options: Options) -> Scored:
+    """What is there is told before a judge is loaded."""
+    asking = tasks.load(name, replace(options, pictures=False))
+    items = list(asking.items("", lambda item, seed: None))
+    prompts = list({item.id: item.ask.text for item in items}.values())
+    found, bad, open_image = drawings.located(name, folder, prompts)
+    answers = drawings.checked(items, found, bad, open_image)
+    refuse_faults(folder, answers, options.allow_partial)
+    task = tasks.load(name, options)
+    records = tuple(drawings.judged(task, items, answers, open_image))
+    counts = {"expected": answers.expected, "done": len(answers.given)}
+    counts |= {kind: len(answers.wrong[kind]) for kind in KINDS}
+    counts |= {"unparsed": unjudged(task, records)}
+    notes = tuple(f"{key}: {value}" for key, value in task.protocol().items())
+    if not answers.whole:
+        notes += (f"partial, {counts['done']}/{counts['expected']}: {answers.faults()}",)
+    return Scored(name, "official", task.metrics(records), counts, not answers.whole, notes, records)

@@ -87,7 +87,7 @@ def test_help(gapbench: Command, words: tuple[str, ...]) -> None:
         (("run", "--model", "no-such-model"), "--model no-such-model: no such model or folder"),
         (("run", "--model", "show-o-mimi"), "Did you mean show-o-mini?"),
         (("run", "--suite", "maxi"), "--suite maxi: unknown; there is mini"),
-        (("run", "--tasks", "pope,genevil"), "--tasks genevil: no such task, did you mean geneval-mini"),
+        (("run", "--tasks", "pope,genevil"), "--tasks genevil: no such task, did you mean geneval;"),
         (("run", "--tasks", ""), "no such task"),
         (("run", "--limit", "0"), "'--limit'"),
         (("run", "--limit", "many"), "'--limit'"),

@@ -211,7 +211,8 @@ def test_unknown_names(data) -> None:
 
 
 def test_the_official_rules_are_the_default_of_every_task() -> None:
-    assert list(VARIANTS) == ["pope", "mmmu", "mme", "gqa", "vqav2", "flickr30k", "flickr30k-karpathy"]
+    answered = ["pope", "mmmu", "mme", "gqa", "vqav2", "flickr30k", "flickr30k-karpathy"]
+    assert list(VARIANTS) == [*answered, "geneval", "geneval-rewritten", "dpg", "coco"]
     assert all(variants[0].startswith("official") for variants in VARIANTS.values())
 
 

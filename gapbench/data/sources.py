@@ -103,6 +103,18 @@ SOURCES = {
 }
 
 
+# Data that are no data set of the hub: what to put into the folder of the task's name.
+ELSEWHERE = {
+    "dpg": "dpg_bench.csv, fetched where it is missing (TencentQQGYLab/ELLA, Apache-2.0); mplug/ for its judge",
+    "coco": "MS-COCO_val2014_30k_captions.csv and MS-COCO_val2014_fid_stats.npz (boomb0om/text2image-benchmark, "
+    "release v0.0.1; MIT, captions CC BY 4.0), or one's own reference images in reference/",
+}
+
+
+def reads_data(task: str) -> bool:
+    return task in ELSEWHERE or source_of(task) is not None
+
+
 def source_of(task: str) -> Source | None:
     """The data of a task by its name: its own, or, as for flickr30k-karpathy, those that it takes a part of."""
     return SOURCES.get(task) or (None if task.endswith("-mini") else SOURCES.get(task.partition("-")[0]))

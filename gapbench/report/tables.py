@@ -48,6 +48,12 @@ HEADLINES: dict[str, dict[str, str]] = {
         "position": "position",
         "color_attr": "color attribution",
     },
+    "dpg": {
+        "overall": "overall",
+        **{f"L1/{name}": name for name in ("global", "entity", "attribute", "relation", "other")},
+        "official/overall": "overall, official script",
+    },
+    "coco": {"fid": "FID", "clip_score": "CLIP-Score"},
     "mmmu": {
         "accuracy": "accuracy",
         "accuracy/official-random": "with official random fallback",
@@ -62,6 +68,8 @@ TITLES = {
     "gap": "Gap",
     "pope": "POPE",
     "geneval": "GenEval",
+    "dpg": "DPG-Bench",
+    "coco": "COCO",
     "mmmu": "MMMU",
     "mme": "MME",
     "gqa": "GQA",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import importlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from gapbench.records import InputError
 from gapbench.tasks.base import Options, Task
@@ -20,6 +21,8 @@ TASKS = {
     "mmmu-mini": "mmmu:mini",
     "flickr30k-mini": "flickr30k:mini",
     "geneval-mini": "geneval:mini",
+    "dpg-mini": "dpg:mini",
+    "coco-mini": "coco:mini",
     "pope": "pope:real",
     "mme": "mme:real",
     "flickr30k": "flickr30k:real",
@@ -29,10 +32,14 @@ TASKS = {
     "vqav2-test": "vqav2:test",
     "gqa": "gqa:real",
     "mmmu": "mmmu:real",
+    "geneval": "geneval:real",
+    "geneval-rewritten": "geneval:rewritten",
+    "dpg": "dpg:real",
+    "coco": "coco:real",
 }
 SUITES: dict[str, tuple[str, ...]] = {
     "mini": tuple(name for name in TASKS if name.endswith("-mini")),
-    "paper": ("pope", "mme", "flickr30k", "vqav2", "gqa", "mmmu"),
+    "paper": ("pope", "mme", "flickr30k", "vqav2", "gqa", "mmmu", "geneval", "dpg", "coco"),
 }
 HARNESS = "lm-eval:"  # before the name or the file of a task of lm-evaluation-harness
 
@@ -65,8 +72,14 @@ def load(name: str, options: Options | None = None) -> Task:
     return getattr(importlib.import_module(f"gapbench.tasks.{module}"), function)(options or Options())
 
 
-def load_all(names: Iterable[str], options: Options | None = None) -> list[Task]:
-    """The tasks of these names, of which `lm-eval:GROUP` means several. Raises InputError as `load` does."""
+def load_all(
+    names: Iterable[str], options: Options | None = None, judges: Mapping[str, str] | None = None
+) -> list[Task]:
+    """The tasks of these names, of which `lm-eval:GROUP` means several; judges: of some tasks, if not their own.
+
+    Raises InputError as `load` does.
+    """
+    options, judges = options or Options(), judges or {}
     loaded: list[Task] = []
     for name in names:
         if name.startswith(HARNESS):
@@ -74,7 +87,7 @@ def load_all(names: Iterable[str], options: Options | None = None) -> list[Task]
 
             loaded += hosted.load(name.removeprefix(HARNESS))
         else:
-            loaded.append(load(name, options))
+            loaded.append(load(name, replace(options, judge=judges.get(name))))
     for name, count in Counter(task.name for task in loaded).items():
         if count > 1:
             raise InputError(f"--tasks: {count} tasks are named {name}; run them apart")

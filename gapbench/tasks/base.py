@@ -25,12 +25,15 @@ class Options:
 
     seed: of the first drawing. data: a folder, see data/sources.py. allow_partial: data may be a part of the
     benchmark's. pictures: whether they must be there; without them a task can tell what it asks, and be scored.
+    judge: where the judge lies or what it is called, if not the task's own; device: where judges run.
     """
 
     seed: int = 0
     data: Path | None = None
     allow_partial: bool = False
     pictures: bool = True
+    judge: str | None = None
+    device: str | None = None
 
 
 class Items(Protocol):
