@@ -75,7 +75,7 @@ def _local(name: str, folder: Path) -> Entry:
 def load(name: str, device: str | None = None, dtype: str | None = None) -> ShowO:
     """The model, ready. Device: a GPU if there is one. Dtype: bfloat16 on a GPU, else float32."""
     entry = resolve(name)
-    place = _device(device)
+    place = device_of(device)
     kind = _dtype(dtype, place)
     if entry.folder is not None:
         found = files.local_files(entry.folder)
@@ -93,7 +93,8 @@ def load(name: str, device: str | None = None, dtype: str | None = None) -> Show
     return ShowO(parts, name=name, sampling=Sampling(steps=entry.steps, guidance=entry.guidance, temperature=1.0))
 
 
-def _device(name: str | None) -> torch.device:
+def device_of(name: str | None) -> torch.device:
+    """The device of that name, or the best there is. Raises InputError where there is no such device."""
     import torch
 
     if name is None:

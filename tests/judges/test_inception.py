@@ -141,7 +141,8 @@ INTERPOLATED = {
     "pytorch-fid": lambda x: 2 * F.interpolate(x / 255, (299, 299), mode="bilinear", align_corners=False) - 1,
     "torchmetrics": lambda x: (F.interpolate(x, (299, 299), mode="bilinear", antialias=True) - 128) / 128,
 }
-PIXELS_APART = {"pytorch-fid": 1e-6, "torchmetrics": 1e-4}  # torch computes the wide filter's weights in float32
+# torch computes weights in float32, and with several threads in another order; pixels are in [-1, 1].
+PIXELS_APART = {"pytorch-fid": 5e-5, "torchmetrics": 1e-4}
 
 
 @pytest.mark.parametrize("mode", INTERPOLATED)

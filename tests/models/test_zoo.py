@@ -161,7 +161,7 @@ def test_wrong_device_and_dtype(checkpoint_folder: Path, built: type, monkeypatc
 def test_defaults_follow_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for available, expected in ((False, ("cpu", torch.float32)), (True, ("cuda", torch.bfloat16))):
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
-        device = zoo._device(None)
+        device = zoo.device_of(None)
         assert (device.type, zoo._dtype(None, device)) == expected
 
 
