@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from benchmarks import fid_speed
+from benchmarks import judging
 from gapbench.judges import inception
 from gapbench.judges.inception import Features, find_weights
 from gapbench.judges.resize import MODES
@@ -46,7 +46,7 @@ def apart(found: np.ndarray, wanted: np.ndarray) -> float:
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fid_speed.random_weights(tmp_path_factory.mktemp("inception") / "random.pth")
+    return judging.random_weights(tmp_path_factory.mktemp("inception") / "random.pth")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def torch_fidelity(weights: Path) -> torch.nn.Module:
     package = ModuleType("torch_fidelity")
     package.__path__ = list(spec.submodule_search_locations)
     with patch.dict(sys.modules, {"torch_fidelity": package}):
-        return fid_speed.torch_fidelity(weights)
+        return judging.torch_fidelity(weights)
 
 
 @pytest.fixture(scope="module")
@@ -259,9 +259,9 @@ def test_counters_of_newer_batch_norms_are_accepted(tmp_path: Path, weights: Pat
 
 
 def needed(module: str) -> ModuleType:
-    found = fid_speed.peer(module)
+    found = judging.peer(module)
     if found is None:
-        pytest.skip(f"no {module}; see benchmarks/fid_speed.py")
+        pytest.skip(f"no {module}; see benchmarks/judging.py")
     return found
 
 
@@ -298,7 +298,7 @@ def test_features_are_clean_fids(features: Callable[[str], Features], torch_fide
     for size in SIZES:
         image = noise(size)
         pixels = torch.from_numpy(resize(np.array(image))).permute(2, 0, 1)[None]
-        wanted = fid_speed.without_resize(torch_fidelity, (pixels - 128) / 128)
+        wanted = judging.without_resize(torch_fidelity, (pixels - 128) / 128)
         distance = apart(features("clean-fid")([image]), wanted.numpy())
         print(f"clean-fid {size}: {distance:.1e}")
         assert distance < CLOSE

@@ -17,7 +17,7 @@ import test_mask2former
 import test_mplug
 from PIL import Image
 
-from benchmarks import fid_speed
+from benchmarks import judging
 from gapbench import cli
 from gapbench.judges import inception, mask2former
 from gapbench.tasks import coco, dpg_table, geneval
@@ -192,7 +192,7 @@ def test_coco(scored: Scored, tmp_path: Path) -> None:
     data, images = tmp_path / "coco", tmp_path / "images"
     (data / "reference").mkdir(parents=True)
     images.mkdir()
-    fid_speed.random_weights(data / "inception.pth")
+    judging.random_weights(data / "inception.pth")
     lines = ["image_id,text"]
     for number in range(PROMPTS):
         lines.append(f"{number + 40},a cat {number}")
@@ -212,3 +212,35 @@ def test_coco(scored: Scored, tmp_path: Path) -> None:
     (images / f"{41:012d}.png").unlink()
     told = scored("coco", "--responses", images, "--data", data, "--allow-partial")[1]
     assert told["counts"]["done"] == PROMPTS - 1
+
+
+# --- A run ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_draws_judges_and_can_be_judged_again(
+    scored: Scored,
+    detector: Path,
+    table: Path,
+    tiny_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def run(*words: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["gapbench", "run", "--model", str(tiny_checkpoint), *map(str, words)])
+        cli.main()
+
+    out = tmp_path / "run"
+    words = ["--tasks", "geneval,dpg", "--data", table, "--allow-partial", "--steps", 2, "--device", "cpu"]
+    run(*words, "--judge", f"geneval={detector}", "--out", out)
+    found = json.loads((out / "results.json").read_text())["tasks"]
+    assert (found["geneval"]["done"], found["geneval"]["expected"]) == (12, 12)
+    assert (found["dpg"]["done"], found["dpg"]["expected"]) == (12, 4260)
+    assert found["geneval"]["protocol"]["detector"]["detector"]["detector"] == "Mask2Former"
+    told = scored("geneval", "--responses", out / "images" / "geneval", "--judge", detector)[1]
+    assert told["metrics"] == found["geneval"]["metrics"]
+    told = scored("dpg", "--responses", out / "images" / "dpg", "--data", table, "--allow-partial")[1]
+    assert told["metrics"] == found["dpg"]["metrics"]
+    with pytest.raises(SystemExit):
+        run(*words, "--judge", "pope=mine", "--out", tmp_path / "other")
+    assert "--judge pope=mine: give TASK=JUDGE, TASK one of geneval, dpg" in capsys.readouterr().err

@@ -1,13 +1,16 @@
-"""FID's speed: ours against torchmetrics, pytorch-fid and clean-fid, from image files to the number, in one run.
+"""Judging's speed: FID against torchmetrics, pytorch-fid and clean-fid, and GenEval's detector in batches, in one run.
 
-    uv run python -m benchmarks.fid_speed                    # 2,000 images of 512x512; about an hour on two cores
-    uv run python -m benchmarks.fid_speed --images 200
-    uv run python -m benchmarks.fid_speed --device cuda --images 10000
+    uv run python -m benchmarks.judging                      # 2,000 images of 512x512; about an hour on two cores
+    uv run python -m benchmarks.judging --images 200
+    uv run python -m benchmarks.judging --device cuda --images 10000
 
 All with one random Inception, each library with its own loader, resize, network and statistics, as its documentation
 calls it. Ours runs in that library's resize mode, on the same files right after it. `apart` is the relative difference
 of the FIDs to the same reference statistics, both by our distance, so that it compares features and statistics.
 Before that, our peak memory for growing numbers of images, and the distance alone in 2,048 dimensions.
+
+GenEval's detector with random weights, full size on CUDA and tiny on a CPU, where the processing around it is what
+costs: a chunk of images at once against one at a time, with the same boxes.
 
 torchmetrics and scipy are installed with gapbench; pytorch-fid 0.3.0 and clean-fid 0.1.35 take part where the folder
 GAPBENCH_PEERS has them (uv pip install --target "$GAPBENCH_PEERS" --no-deps pytorch-fid==0.3.0 clean-fid==0.1.35).
@@ -235,6 +238,32 @@ def measure_memory(weights: Path, count: int, device: str) -> None:
     print(f"{count:6} images: peak {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:6.0f} MiB")
 
 
+def measure_geneval(count: int, device: str) -> None:
+    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+
+    from gapbench.judges.mask2former import Mask2Former
+
+    stages = ["stage1", "stage2", "stage3", "stage4"]
+    small = {"embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 2, 2], "window_size": 4}
+    swin_s = {"embed_dim": 96, "depths": [2, 2, 18, 2], "num_heads": [3, 6, 12, 24], "window_size": 7}
+    tiny = {"feature_size": 32, "mask_feature_size": 32, "hidden_dim": 32, "num_queries": 20, "decoder_layers": 2}
+    tiny |= {"num_attention_heads": 2, "encoder_layers": 1, "encoder_feedforward_dim": 16, "dim_feedforward": 16}
+    cpu = device == "cpu"
+    backbone = SwinConfig(**(small if cpu else swin_s), out_features=stages)
+    config = Mask2FormerConfig(backbone_config=backbone, num_labels=80, **(tiny if cpu else {"num_queries": 100}))
+    torch.manual_seed(0)
+    detector = Mask2Former(Mask2FormerForUniversalSegmentation(config), {"weights": "random"}, device)
+    rng = np.random.default_rng(0)
+    pictures = [Image.fromarray(rng.integers(0, 256, (512, 512, 3), dtype=np.uint8)) for _ in range(count)]
+    detector.detect(pictures[:2], 0.001)
+    single, one = timed(lambda: [found for picture in pictures for found in detector.detect([picture], 0.001)])
+    batched, many = timed(lambda: detector.detect(pictures, 0.001))
+    boxes = [[[(d.name, d.box) for d in found] for found in each] for each in (one, many)]
+    same = sum(a == b for a, b in zip(*boxes, strict=True))
+    print(f"GenEval's detector, {count} images: one at a time {single:.1f} s, together {batched:.1f} s,", end=" ")
+    print(f"ratio {single / batched:.1f}x, {same}/{count} with equal objects", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=2_000)
@@ -252,9 +281,10 @@ def main() -> None:
         machine = f"{machine}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
         print(f"{machine}, torch {torch.__version__}", flush=True)
         for count in args.memory:  # before anything large is in this process: a child's peak begins at its parent's
-            command = [sys.executable, "-m", "benchmarks.fid_speed", "--device", args.device, "--memory-of", str(count)]
+            command = [sys.executable, "-m", "benchmarks.judging", "--device", args.device, "--memory-of", str(count)]
             subprocess.run(command, check=True)
         measure_distance(args.dimensions)
+        measure_geneval(16, args.device)
         measure_pipelines(weights, args.images, args.device)
 
 
