@@ -18,7 +18,7 @@ from gapbench.records import Estimate
 
 RESAMPLES = 2000
 LEVEL = 0.95
-_CHUNK = 4_000_000  # weights held at once: 32 MB of float64
+_CHUNK = 500_000  # weights held at once: 4 MB of float64
 
 Statistic = Callable[[np.ndarray], np.ndarray]
 
