@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 from layouts import flickr30k, gqa, mme, mmmu, pope, vqav2
 
-from gapbench import cli
+from gapbench import cli, tasks
 from gapbench.store import RunFolder
-from gapbench.tasks import vqav2_answers
+from gapbench.tasks import SUITES, vqav2_answers
+from gapbench.tasks.base import Options
 
 UNDERSTANDING = ("pope", "mme", "flickr30k", "vqav2", "gqa", "mmmu")
+DRAWN = ("geneval-mini", "dpg-mini", "coco-mini")
 WHOLE = {"pope": 9000, "mme": 2374, "flickr30k": 31_783, "vqav2": 214_354, "gqa": 12_578, "mmmu": 900}
 
 
@@ -73,6 +75,17 @@ def test_the_hubs_files_give_the_same_numbers(finished: Path, data: dict[str, Pa
         assert records[0] == records[1], name
         assert own["tasks"][name]["fingerprint"] == hub["tasks"][name]["fingerprint"], name
         assert own["tasks"][name]["metrics"] == hub["tasks"][name]["metrics"], name
+
+
+def test_no_two_tasks_call_different_pictures_by_one_key(data: dict[str, Path]) -> None:
+    """Models remember pictures by their keys, from one task to the next."""
+    owner: dict[str, str] = {}
+    for name in (*UNDERSTANDING, *(name for name in SUITES["mini"] if name not in DRAWN)):
+        options = Options(data=data["own"], allow_partial=True)
+        task = tasks.load(name, options)
+        for item in task.items(task.parts[0], lambda item, seed: None):
+            for picture in item.ask.pictures:
+                assert owner.setdefault(picture.key, name) == name
 
 
 def test_a_killed_run_goes_on_with_the_same_command(finished: Path, data: dict[str, Path], tmp_path: Path) -> None:

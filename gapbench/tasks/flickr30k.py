@@ -76,7 +76,7 @@ def read(folder: Path, pictures: bool = True, allow_partial: bool = False) -> An
         table = Table(files)
         rows, where = list(_table_rows(table)), table.name
         check_count(where, "images", len(rows), IMAGES, allow_partial)
-        opened = [table.picture(number, row.id) for number, row in enumerate(rows)]
+        opened = [table.picture(number, key_of(row)) for number, row in enumerate(rows)]
     else:
         rows, where = _token_rows(folder / TOKEN_FILE), str(folder / TOKEN_FILE)
         check_count(where, "images", len(rows), IMAGES, allow_partial)
@@ -100,10 +100,15 @@ def read_karpathy(folder: Path, pictures: bool = True, allow_partial: bool = Fal
                 f"{table.name}: {len(missing)} of {len(rows)} images are missing ({few(missing)}); add them{how}"
             )
         rows = sorted((row for row in rows if row.id in at), key=lambda row: at[row.id])
-        opened = [table.picture(at[row.id], row.id) for row in rows]
+        opened = [table.picture(at[row.id], key_of(row)) for row in rows]
     else:
         rows, opened = _with_files(folder, rows, pictures, allow_partial)
     return _annotations(str(file), rows, opened, KARPATHY_IMAGES, "Karpathy's test split")
+
+
+def key_of(row: Row) -> str:
+    """Of its picture: another benchmark's images have such numbers too."""
+    return f"flickr30k/{row.id}"
 
 
 def _with_files(
@@ -113,7 +118,7 @@ def _with_files(
     if pictures:
         there = present(images, (f"{row.id}.jpg" for row in rows), allow_partial)
         rows = [row for row in rows if f"{row.id}.jpg" in there]
-    return list(rows), [file_picture(images / f"{row.id}.jpg", row.id) for row in rows]
+    return list(rows), [file_picture(images / f"{row.id}.jpg", key_of(row)) for row in rows]
 
 
 def _annotations(where: str, rows: list[Row], opened: list[Picture], whole: int, name: str) -> Annotations:

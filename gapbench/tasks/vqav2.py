@@ -186,7 +186,7 @@ class OfficialFiles:
 
     def picture(self, position: int) -> Picture:
         image = int(self.numbers[position, IMAGE])
-        return file_picture(self._images / (self._name % image), str(image))
+        return file_picture(self._images / (self._name % image), f"vqav2/{image}")
 
     def has_picture(self, allow_partial: bool) -> np.ndarray:
         """Of which questions the images are there, bool. Raises InputError as `present` does."""
@@ -249,7 +249,7 @@ class HubFiles:
             yield Row(entry["question_id"], entry["image_id"], entry["question"], reference)
 
     def picture(self, position: int) -> Picture:
-        return self._table.picture(position, str(self.numbers[position, IMAGE]))
+        return self._table.picture(position, f"vqav2/{self.numbers[position, IMAGE]}")
 
 
 def refuse_twice(ids: np.ndarray, where: Callable[[int], str]) -> None:
@@ -314,12 +314,12 @@ def _items(layout: Layout, order: np.ndarray) -> Iterator[Item]:
 
 
 def item_of(row: Row, picture: Picture) -> Item:
-    """The item of a row; its picture's key is its cluster."""
+    """The item of a row; its image is its cluster."""
     ask = Question(str(row.id), prompt(row.text), (picture,))
     if row.reference is None:
-        return Item(ask.id, picture.key, skills_of("vqav2", ""), ask)
+        return Item(ask.id, str(row.image), skills_of("vqav2", ""), ask)
     skills = skills_of("vqav2", row.reference.question_type)
-    return Item(ask.id, picture.key, skills, ask, {"reference": row.reference})
+    return Item(ask.id, str(row.image), skills, ask, {"reference": row.reference})
 
 
 # --- How it is judged -------------------------------------------------------------------------------------------------
