@@ -236,7 +236,7 @@ def list_(
             out.print(f"{name:22} score (variants: {', '.join(variants)})", highlight=False)
     elif what == "suites":
         for name, members in catalogue.SUITES.items():
-            out.print(f"{name:22} {', '.join(members)}", highlight=False)
+            out.print(f"{name:22} {', '.join(members)}", highlight=False, soft_wrap=True)
     else:
         raise InputError(f"gapbench list {what}: choose models, tasks or suites")
 
@@ -302,7 +302,8 @@ def _show_run(folder: RunFolder, found: dict[str, Any]) -> None:
 
     show(summary(found))
     out.print(f"model {found['model']}, run folder {folder.path}", highlight=False, soft_wrap=True)
-    out.print("  results.json  diagnostics.json  records/  images/  drawings.png", highlight=False)
+    made = ("results.json", "diagnostics.json", "records", "images", "drawings.png")
+    out.print("  " + "  ".join(name for name in made if (folder.path / name).exists()), highlight=False)
 
 
 def _show_scored(scored: Scored) -> None:

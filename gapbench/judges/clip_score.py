@@ -81,7 +81,6 @@ class ClipScore:
             "pixels": f"PIL bicubic, short side {self.side}, centre crop",
             "tokens": self.length,
             "dtype": "float32",
-            "device": self.device.type,
         }
 
     def __call__(self, images: Sequence[Image.Image], texts: Sequence[str]) -> Iterator[Score]:

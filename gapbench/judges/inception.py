@@ -66,7 +66,6 @@ class Features:
             "weights": self.weights,
             "resize": f"{self.resize} {SIDE}",
             "dtype": "float32",
-            "device": self.device.type,
         }
 
     def __call__(self, images: Sequence[Image.Image]) -> np.ndarray:

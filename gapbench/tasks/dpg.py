@@ -250,11 +250,12 @@ class Dpg:
         return sum(yes is None for record in records for yes in record.details["yes"])
 
     def protocol(self) -> dict[str, Any]:
+        judge = self.judge_model.describe()
         return {
             "prompts": self.data,
             "images_per_prompt": self.images_per_prompt,
             "first_seed": self.seed,
-            "judge": self.judge_model.describe(),
+            "judge": {name: value for name, value in judge.items() if name != "device"},  # which GPU it was
             "judge_prompt": "{question}" + self.after_question,
             "judge_decoding": asdict(DECODING),
             "rules": "all prompts and images; official/: ELLA 3c228f1, one process",
