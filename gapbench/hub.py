@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -77,6 +80,20 @@ def cached_dataset(repo: str, revision: str, patterns: Sequence[str]) -> Path | 
 def cached_commit(path: Path) -> str | None:
     """The commit of a file in the hub's cache, `.../snapshots/COMMIT/FILE`."""
     return path.parent.name if path.parent.parent.name == "snapshots" else None
+
+
+def fingerprint(file: Path) -> dict[str, str]:
+    """What the manifest says of a file: its name, its sha256 and, from the hub's cache, repository and commit."""
+    told = {"file": file.name}
+    if commit := cached_commit(file):
+        told |= {"repo": file.parents[2].name.removeprefix("models--").replace("--", "/"), "commit": commit}
+        # The cache names a large file by its sha256, so 6 GB need not be read again. One link only: a blob may itself
+        # be a link to a store with other names.
+        blob = Path(os.readlink(file)).name if file.is_symlink() else ""
+        if re.fullmatch(r"[0-9a-f]{64}", blob):
+            return told | {"sha256": blob}
+    with file.open("rb") as stream:
+        return told | {"sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
 
 
 def _reason(error: Exception) -> str:

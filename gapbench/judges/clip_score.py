@@ -22,8 +22,8 @@ from PIL import Image
 from torch import Tensor
 
 from gapbench import hub
+from gapbench.hub import fingerprint
 from gapbench.models.base import in_batches
-from gapbench.models.show_o.checkpoint import fingerprint
 from gapbench.records import InputError
 
 if TYPE_CHECKING:

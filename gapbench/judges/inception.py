@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gapbench.hub import fingerprint
 from gapbench.judges.resize import MODES, SIDE
 from gapbench.models.base import in_batches
-from gapbench.models.show_o.checkpoint import fingerprint
 from gapbench.records import InputError
 
 if TYPE_CHECKING:

@@ -280,6 +280,6 @@ def pretrained(kind: type, where: Path, **converted: Any) -> Any:
 
 def origin(weights: Path) -> dict[str, Any]:
     """What describe() says of weights: the file, its sha256 and, of the hub's, repository and commit."""
-    from gapbench.models.show_o.checkpoint import fingerprint
+    from gapbench.hub import fingerprint
 
     return {"weights": fingerprint(weights)}

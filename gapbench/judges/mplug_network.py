@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from gapbench import hub
+from gapbench.hub import fingerprint
 from gapbench.judges.mplug_decoding import BEAMS, CLS, MAX_TOKENS, MIN_TOKENS, SEP
-from gapbench.models.show_o.checkpoint import fingerprint, finite, read_header
+from gapbench.models.show_o.checkpoint import finite, read_header
 from gapbench.models.show_o.files import read_json
 from gapbench.records import InputError
 

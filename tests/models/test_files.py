@@ -14,7 +14,7 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from gapbench import hub
-from gapbench.models.show_o import checkpoint, files
+from gapbench.models.show_o import files
 from gapbench.models.show_o.checkpoint import load
 from gapbench.models.show_o.files import Files, hub_files, local_files
 from gapbench.records import InputError
@@ -162,7 +162,7 @@ def test_checkpoint_from_the_cache(
     }
     # The name of the blob is taken at its word.
     monkeypatch.setattr(hashlib, "file_digest", None)
-    assert checkpoint.fingerprint(found.weights)["sha256"] == parts.provenance["weights"]["transformer"]["sha256"]
+    assert hub.fingerprint(found.weights)["sha256"] == parts.provenance["weights"]["transformer"]["sha256"]
 
 
 def test_what_a_folder_lacks_comes_from_the_cache(folder: Path, golden: Path, hub_cache: Path) -> None:

@@ -8,11 +8,8 @@ and filled tensor by tensor, each going from the file straight to its device and
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
-import os
-import re
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gapbench.hub import cached_commit, silent
+from gapbench.hub import fingerprint, silent
 from gapbench.models.show_o.files import CLIP, Files, read_json
 from gapbench.models.show_o.layout import SPECIAL, Layout
 from gapbench.models.show_o.magvit import Magvit, MagvitConfig
@@ -338,20 +335,6 @@ def finite(tensor: Tensor) -> bool:
         return True
     low, high = torch.aminmax(tensor)
     return bool(torch.isfinite(low) & torch.isfinite(high))
-
-
-def fingerprint(file: Path) -> dict[str, str]:
-    """What the manifest says of a file: its name, its sha256 and, from the hub's cache, repository and commit."""
-    told = {"file": file.name}
-    if commit := cached_commit(file):
-        told |= {"repo": file.parents[2].name.removeprefix("models--").replace("--", "/"), "commit": commit}
-        # The cache names a large file by its sha256, so 6 GB need not be read again. One link only: a blob may itself
-        # be a link to a store with other names.
-        blob = Path(os.readlink(file)).name if file.is_symlink() else ""
-        if re.fullmatch(r"[0-9a-f]{64}", blob):
-            return told | {"sha256": blob}
-    with file.open("rb") as stream:
-        return told | {"sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
 
 
 def _more(names: list[str]) -> str:
