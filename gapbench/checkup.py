@@ -10,6 +10,7 @@ from typing import Any
 from gapbench import tasks
 from gapbench.ahead import Ahead
 from gapbench.data import sources
+from gapbench.data.pictures import UNREADABLE
 from gapbench.run import Progress, chunks
 from gapbench.tasks.base import Options
 
@@ -48,11 +49,7 @@ def check(name: str, data: Path | None, progress: Progress) -> Checked:
                     pictures += 1
                     try:
                         picture.open()
-                    except (
-                        OSError,
-                        ValueError,
-                        SyntaxError,
-                    ) as error:  # what PIL raises for files that are no pictures
+                    except UNREADABLE as error:
                         faults.append(f"{picture.key}: {error}")
     progress.stop()
     return Checked(len(items), task.whole, pictures, task.protocol()["data"], tuple(faults))

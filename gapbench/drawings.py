@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from gapbench.ahead import THREADS
+from gapbench.data.pictures import UNREADABLE
 from gapbench.records import InputError, Item, Record
 from gapbench.responses import Answers, Found, match
 from gapbench.run import PROMPTS_PER_CHUNK
@@ -145,7 +146,7 @@ def checked(expected: Iterable[Item], found: Sequence[Found], bad: Sequence[str]
             mode = open_image(image.response).mode
         except InputError as error:
             return str(error)
-        except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for files that are no pictures
+        except UNREADABLE as error:
             return f"{image.response}: {error}"
         return None if mode == "RGB" else f"{image.response}: mode {mode}, not RGB; convert it as it is to be seen"
 

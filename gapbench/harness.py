@@ -21,6 +21,7 @@ from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
 from tqdm import tqdm
 
+from gapbench.data.pictures import UNREADABLE
 from gapbench.harness_requests import (
     Turns,
     continuation_of,
@@ -135,7 +136,7 @@ class GapbenchLM(LM):
                 if id(image) not in keys:
                     try:
                         keys[id(image)] = picture_key(image)
-                    except (OSError, ValueError, SyntaxError) as error:
+                    except UNREADABLE as error:
                         raise InputError(f"{_named(request)}: its picture cannot be read ({error})") from error
                 pictures.append(Picture(keys[id(image)], lambda image=image: image))
             questions.append(question_of(request, tuple(pictures), repeats[this]))

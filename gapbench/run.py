@@ -121,12 +121,12 @@ class Runner:
         done = self.folder.index(task.name)
         items = task.items(part, drawings_of(task, self.folder, done))
         # Items are gone through twice: to count what is missing, and chunk by chunk; they need not fit into memory.
-        missing = [sum(key_of(item) not in done for item in chunk) for chunk in self._mine(items)]
-        if not any(missing):
+        counted = [(len(chunk), any(key_of(item) not in done for item in chunk)) for chunk in self._mine(items)]
+        asked = sum(size for size, lacks in counted if lacks)
+        if not asked:
             return
         if self.progress:
-            total = sum(len(chunk) for chunk in self._mine(items))
-            asked = sum(len(chunk) for chunk, lacks in zip(self._mine(items), missing, strict=True) if lacks)
+            total = sum(size for size, _ in counted)
             self.progress.start(f"{task.name} {part}".strip(), total, total - asked)
 
         def finish(chunk: Sequence[Item], responses: Sequence[Response]) -> None:
@@ -134,7 +134,7 @@ class Runner:
             self.folder.append(task.name, [record for record in records if record.key not in done])
 
         with Ahead() as ahead, ThreadPoolExecutor(1, thread_name_prefix="judge") as judge:
-            todo = (chunk for chunk, lacks in zip(self._mine(items), missing, strict=True) if lacks)
+            todo = (chunk for chunk, (_, lacks) in zip(self._mine(items), counted, strict=True) if lacks)
             judging: Future[None] | None = None
             for chunk in ahead.over(todo):
                 responses = []

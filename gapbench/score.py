@@ -43,7 +43,7 @@ SCORERS = {
     "mmmu": Scorer(
         mmmu.VARIANTS, mmmu_answers.read, lambda records, _: mmmu.metrics(records), mmmu_answers.unparsed, mmmu.remarks
     ),
-    "mme": Scorer(mme.VARIANTS, mme_answers.read, lambda records, _: mme.metrics(records), mme_answers.unparsed),
+    "mme": Scorer(mme.VARIANTS, mme_answers.read, lambda records, _: mme.metrics(records), pope_answers.unparsed),
     "gqa": Scorer(gqa.VARIANTS, gqa.read_saved, lambda records, _: gqa.metrics(records), remarks=gqa.remarks),
     "vqav2": Scorer(
         vqav2.VARIANTS, vqav2_answers.read, lambda records, _: vqav2.metrics(records), remarks=vqav2_answers.remarks

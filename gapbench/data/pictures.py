@@ -11,6 +11,7 @@ from gapbench.records import InputError, Picture
 if TYPE_CHECKING:
     from PIL import Image
 
+UNREADABLE = (OSError, ValueError, SyntaxError)  # what PIL raises for files that are no pictures
 _NAMED = 3  # how many missing images an error names
 
 

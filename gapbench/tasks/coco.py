@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from gapbench import stats
+from gapbench.data.pictures import UNREADABLE
 from gapbench.data.sources import digest, given_folder
 from gapbench.judges.clip_score import Score
 from gapbench.metrics import frechet
@@ -93,7 +94,8 @@ def reference(folder: Path, features: Features) -> tuple[Gaussian, str]:
     if len(files) > 1:
         raise InputError(f"{folder}: {len(files)} .npz files; leave the reference statistics alone")
     if files:
-        return frechet.read_npz(files[0]), f"{files[0].name}, {_digest(files[0])}"
+        gaussian = frechet.read_npz(files[0])
+        return gaussian, f"{files[0].name}, {digest([gaussian.mean.tolist(), gaussian.covariance.diagonal().tolist()])}"
     images = sorted(path for path in (folder / "reference").glob("*") if path.suffix.lower() in SUFFIXES)
     if not images:
         raise InputError(f"{folder}: no reference statistics; add {REFERENCE} of {RELEASE}, or images in reference/")
@@ -122,14 +124,9 @@ def _opened(path: Path) -> Image.Image:
     try:
         image = Image.open(path)
         image.load()
-    except (OSError, ValueError, SyntaxError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read as an image ({error})") from error
     return image
-
-
-def _digest(path: Path) -> str:
-    gaussian = frechet.read_npz(path)
-    return digest([gaussian.mean.tolist(), gaussian.covariance.diagonal().tolist()])
 
 
 # --- What is averaged over what ---------------------------------------------------------------------------------------

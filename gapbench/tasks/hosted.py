@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from gapbench.data.pictures import UNREADABLE
 from gapbench.harness_requests import (
     continuation_of,
     generation_of,
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 SEEDS = (0, 1234, 1234)  # the harness's for random, numpy and few-shot examples
-UNREADABLE = (OSError, ValueError, SyntaxError)  # what PIL raises for files that are no pictures
 BY_ITSELF = "`gapbench lm-eval run` asks it as the harness does"
 
 

@@ -43,10 +43,6 @@ def read(path: Path, data: Path | None) -> Saved:
     return Saved(answers, judge)
 
 
-def unparsed(record: Record) -> bool:
-    return record.details["said"] == "other"
-
-
 def _questions(data: Path | None) -> list[Reference]:
     folder = sources.find("mme", data, fetch=False).folder
     if any((folder / f"{subtask}.txt").is_file() for subtask in SUBTASKS):

@@ -30,6 +30,7 @@ def read(path: Path, data: Path | None) -> Saved:
 
 
 def unparsed(record: Record) -> bool:
+    """Of any benchmark whose answers are read as `pope.Said`."""
     return record.details["said"] == "other"
 
 

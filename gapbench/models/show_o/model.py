@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
+from gapbench.data.pictures import UNREADABLE
 from gapbench.models.base import R, in_batches
 from gapbench.models.show_o.answering import Sampled, decode, discrete_picture_cache, greedy
 from gapbench.models.show_o.backbone import Backbone, KeyValues
@@ -227,7 +228,7 @@ class ShowO:
             try:
                 image = picture.open()
                 image.load()
-            except (OSError, ValueError, SyntaxError) as error:  # what PIL raises for files that are no pictures
+            except UNREADABLE as error:
                 failures[picture.key] = Failure(f"{picture.key}: {error}")
                 continue
             readable.append(picture.key)
