@@ -10,11 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 from gapbench.miniature.picture import render
 from gapbench.miniature.world import random_scene
 from gapbench.records import Decoding, Failure, Prompt, Question, Sampling, TextLikelihood
+
+# The same examples in every run, however slow the machine: what fails here fails for everyone.
+settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

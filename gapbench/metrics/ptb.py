@@ -101,7 +101,8 @@ _TOKEN = re.compile(
             r"[A-Za-z]+(?=,?[ ]|\Z)",  # most words
             rf"[A-Za-z]+?(?=[nN]['\u2019\u2018`][tT])|[nN]['\u2019\u2018`][tT](?!{_L})",
             # Tags, addresses, names.
-            r"""</?[A-Za-z][\w:.-]*(?:[ ]+[A-Za-z][\w:.-]*(?:=(?:"[^"<>]*"|'[^'<>]*'))?)*[ ]*/?>|<[!?][^<>]*>""",
+            r"""</?[A-Za-z][\w:.-]*(?:[ ]+[A-Za-z][\w:.-]*(?:=(?:"[^"<>]*"|'[^'<>]*'))?)*[ ]*/?>""",
+            r"<[!?][A-Za-z-][^>]*>",
             rf"(?i:https?)://{_ADDRESS}+{_ADDRESS_END}",
             rf"(?:[a-z]\w*(?:\.\w+)*\.(?:com|net|org|edu)|www\.[\w.-]+\.[a-z]{{2,4}})/{_ADDRESS}+{_ADDRESS_END}",
             r"www\.[\w-]+(?:\.[\w-]+)+",
@@ -152,8 +153,8 @@ def tokenize(caption: str) -> list[str]:
     for token in _TOKEN.findall(caption.replace("\xad", "").replace("&amp;", "&")):
         if token.isalpha():
             words.append(token.lower())
-        elif token not in _DROPPED:
-            words += [word for word in _written(token).lower().split() if word not in _DROPPED]
+        elif (written := _written(token)) not in _DROPPED:
+            words += written.lower().split()
     return words
 
 

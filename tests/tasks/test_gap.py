@@ -134,7 +134,7 @@ def records_of(items: list) -> list[Record]:
     return found
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ITEMS, st.randoms(use_true_random=False))
 def test_identities(items: list, rng: random.Random) -> None:
     records = records_of(items)
