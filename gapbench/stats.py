@@ -23,6 +23,21 @@ _CHUNK = 500_000  # weights held at once: 4 MB of float64
 Statistic = Callable[[np.ndarray], np.ndarray]
 
 
+class Resampled(Estimate):
+    """An estimate that still knows the values that its statistic took in the resamples (RESAMPLES,).
+
+    Of two runs over the same clusters (and strata) with the same seed they are values of the same resamples: their
+    differences are the paired bootstrap of the difference.
+    """
+
+    __slots__ = ("resamples",)
+    resamples: np.ndarray
+
+    def __init__(self, value: float, low: float, high: float, n: int, clusters: int, resamples: np.ndarray) -> None:
+        super().__init__(value, low, high, n, clusters)
+        object.__setattr__(self, "resamples", resamples)
+
+
 def ratio(sums: np.ndarray) -> np.ndarray:
     """sums[..., 0] / sums[..., 1]; 0 where nothing was counted, so that an empty resample does not poison the rest."""
     return np.divide(sums[..., 0], sums[..., 1], out=np.zeros(sums.shape[:-1]), where=sums[..., 1] != 0)
@@ -76,7 +91,7 @@ def estimates(
     counted: Mapping[str, np.ndarray],
     strata: Sequence[Hashable] | None = None,
     seed: int = 0,
-) -> dict[str, Estimate]:
+) -> dict[str, Resampled]:
     """Several statistics of the same items at once, from one set of resamples.
 
     contributions: (n, k), one sufficient vector per item; clusters: n ids; strata: n ids, equal within a cluster.
@@ -94,11 +109,12 @@ def estimates(
         stratum_of = [by_cluster[cluster] for cluster in ids]
     values = statistics(sums.sum(axis=0, keepdims=True))[0]
     tails = [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
-    lows, highs = np.quantile(bootstrap(sums, statistics, stratum_of, seed), tails, axis=0)
+    resamples = bootstrap(sums, statistics, stratum_of, seed)
+    lows, highs = np.quantile(resamples, tails, axis=0)
     result = {}
-    for (name, items), value, low, high in zip(counted.items(), values, lows, highs, strict=True):
+    for (name, items), value, low, high, column in zip(counted.items(), values, lows, highs, resamples.T, strict=True):
         members = {cluster for cluster, counts in zip(clusters, items, strict=True) if counts}
-        result[name] = Estimate(float(value), float(low), float(high), int(np.sum(items)), len(members))
+        result[name] = Resampled(float(value), float(low), float(high), int(np.sum(items)), len(members), column)
     return result
 
 
@@ -108,13 +124,13 @@ def estimate(
     statistic: Statistic = ratio,
     strata: Sequence[Hashable] | None = None,
     seed: int = 0,
-) -> Estimate:
+) -> Resampled:
     """One statistic, sums (..., k) -> (...), of all items, with its interval; arguments as for `estimates`."""
     everything = {"": np.ones(len(contributions), dtype=bool)}
     return estimates(contributions, clusters, lambda sums: statistic(sums)[..., None], everything, strata, seed)[""]
 
 
-def mean(scores: Sequence[float], clusters: Sequence[Hashable], seed: int = 0) -> Estimate:
+def mean(scores: Sequence[float], clusters: Sequence[Hashable], seed: int = 0) -> Resampled:
     """Mean over items, interval over clusters."""
     scores = np.asarray(scores, dtype=float)
     return estimate(np.stack([scores, np.ones_like(scores)], axis=-1), clusters, seed=seed)
@@ -122,7 +138,7 @@ def mean(scores: Sequence[float], clusters: Sequence[Hashable], seed: int = 0) -
 
 def means(
     scores: Sequence[float], clusters: Sequence[Hashable], groups: Mapping[str, np.ndarray], seed: int = 0
-) -> dict[str, Estimate]:
+) -> dict[str, Resampled]:
     """Mean score of each group, a bool (n,) array over the items, from one set of resamples; empty ones left out."""
     groups = {name: np.asarray(members) for name, members in groups.items() if np.any(members)}
     members = np.stack(list(groups.values()), axis=-1)

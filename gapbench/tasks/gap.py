@@ -23,11 +23,12 @@ import numpy as np
 from PIL import Image
 
 from gapbench import stats
+from gapbench.homologous import Homologous, HomologousQuestion
 from gapbench.models.base import Answers
+from gapbench.prompts import SHORT_ANSWER
 from gapbench.records import Decoding, Estimate, Failure, Item, Judgement, Picture, Prompt, Question, Record
 from gapbench.skills import SKILLS
 from gapbench.tasks.base import Drawings, Options, Response
-from gapbench.tasks.prompts import SHORT_ANSWER
 
 T = TypeVar("T")
 
@@ -35,22 +36,6 @@ CELLS = ("p11", "p10", "p01", "p00")
 MEASURES = ("U", "G", "gap", *CELLS)
 DECODING = Decoding(max_new_tokens=32)  # the model's and a judge's answers
 _EXTRA = ("U_judge", "G_self", "answerer_effect", "drawing_loss")
-
-
-@dataclass(frozen=True, slots=True)
-class HomologousQuestion:
-    text: str
-    answer: str
-    skill: str
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Homologous:
-    id: str
-    picture: Picture
-    caption: str
-    questions: tuple[HomologousQuestion, ...]
 
 
 def normal(answer: str) -> str:

@@ -28,11 +28,11 @@ from gapbench.data import sources
 from gapbench.data.parquet import Table, shards
 from gapbench.data.pictures import file_picture, image_folder, present
 from gapbench.data.sources import check_count, digest
+from gapbench.prompts import SHORT_ANSWER
 from gapbench.records import Decoding, Estimate, InputError, Item, Judgement, Picture, Question, Record
 from gapbench.responses import Saved, few, read_answers, read_rows, records_of
 from gapbench.skills import skills_of
 from gapbench.tasks.base import Options, QuestionTask, Response
-from gapbench.tasks.prompts import SHORT_ANSWER
 
 VARIANTS = ("official", "official-exact", "lmms-eval", "vlmevalkit")
 FILE = "testdev_balanced_questions.json"

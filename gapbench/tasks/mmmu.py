@@ -28,10 +28,10 @@ from gapbench import stats
 from gapbench.data import sources
 from gapbench.data.parquet import Table, shards
 from gapbench.data.sources import check_count, digest
+from gapbench.prompts import SHORT_ANSWER
 from gapbench.records import Decoding, Estimate, InputError, Item, Judgement, Picture, Question, Record
 from gapbench.skills import skills_of
 from gapbench.tasks.base import Options, QuestionTask, Response, by_picture
-from gapbench.tasks.prompts import SHORT_ANSWER
 
 VARIANTS = ("official", "official-random", "lmms-eval")
 

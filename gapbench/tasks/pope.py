@@ -29,11 +29,11 @@ from gapbench.data.parquet import Table, shards
 from gapbench.data.pictures import file_picture, image_folder, present
 from gapbench.data.sources import check_count, digest
 from gapbench.metrics import vqa_accuracy
+from gapbench.prompts import SHORT_ANSWER
 from gapbench.records import Decoding, Estimate, InputError, Item, Judgement, Picture, Question, Record
 from gapbench.responses import read_text
 from gapbench.skills import skills_of
 from gapbench.tasks.base import Options, QuestionTask, Response, by_picture
-from gapbench.tasks.prompts import SHORT_ANSWER
 
 SPLITS = ("random", "popular", "adversarial")
 VARIANTS = ("official", "lmms-eval", "vlmevalkit")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from gapbench.data import sources
+from gapbench.prompts import SHORT_ANSWER
 from gapbench.records import InputError, Item, Judgement, Record
 from gapbench.responses import RECORDED, Answers, Found, Saved, found, match, read_rows, records_of, unreadable
 from gapbench.tasks import pope
-from gapbench.tasks.prompts import SHORT_ANSWER
 
 
 def read(path: Path, data: Path | None) -> Saved:

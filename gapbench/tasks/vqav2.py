@@ -32,10 +32,10 @@ from gapbench.data.parquet import Table, shards
 from gapbench.data.pictures import file_picture, image_folder, present
 from gapbench.data.sources import check_count
 from gapbench.metrics import vqa_accuracy
+from gapbench.prompts import SHORT_ANSWER
 from gapbench.records import Decoding, Estimate, InputError, Item, Judgement, Picture, Question, Record
 from gapbench.skills import skills_of
 from gapbench.tasks.base import Items, Options, QuestionTask, Response, Stream
-from gapbench.tasks.prompts import SHORT_ANSWER
 
 VARIANTS = vqa_accuracy.VARIANTS
 ANSWER_TYPES = ("yes/no", "number", "other")
