@@ -18,8 +18,8 @@ from statistics import NormalDist
 import numpy as np
 from scipy.linalg.blas import dsyrk
 
-from gapbench.records import Estimate, InputError
-from gapbench.stats import LEVEL, cluster_sums
+from gapbench.records import InputError
+from gapbench.stats import LEVEL, Resampled, bootstrap, cluster_sums
 
 BIASED_BELOW = 10_000
 """Images. With fewer, a FID says more about their number than about them; whoever prints it says so."""
@@ -108,6 +108,7 @@ def read_npz(path: Path) -> Gaussian:
 
 
 def write_npz(path: Path, gaussian: Gaussian) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:  # savez would add .npz to another name
         np.savez(file, mu=gaussian.mean, sigma=gaussian.covariance)
 
@@ -125,7 +126,7 @@ def frechet_distance(a: Gaussian, b: Gaussian) -> float:
 
 def interval(
     generated: Moments, reference: Gaussian, features: Iterable[np.ndarray], clusters: Sequence[Hashable] | None = None
-) -> Estimate | None:
+) -> Resampled | None:
     """FID of the images in `generated` with a 95 % interval; the reference statistics count as fixed.
 
     features: all of them once more, in chunks (n, d). clusters: an id for each, in step, where images vary together.
@@ -138,6 +139,10 @@ def interval(
     What is covered is the FID that such a model has on average with this many images (in simulations of 8 to 128
     dimensions from n = 1.5 d on; where model and reference are nearly one the interval is up to half too wide). The
     excess over the limit of many images is no part of it, and may be many times wider.
+
+    The resamples are linearised too: value + sum (w - 1) IF / n with the weights w that `stats.weights` gives clusters,
+    so those of two models over the same clusters pair. To second order a resample's own FID is higher; of a difference
+    most of that cancels.
 
     None where n <= d or all is one cluster: then S1 is singular, the distance has no derivative there, and there is no
     honest interval. Raises ValueError where `features` or `clusters` are not those of `generated`.
@@ -159,16 +164,17 @@ def interval(
     if len(influence) != generated.n:
         raise ValueError(f"{len(influence)} features the second time, {generated.n} the first")
     influence -= influence.mean()
-    if clusters is not None:
-        if len(clusters) != generated.n:
-            raise ValueError(f"{len(clusters)} cluster ids for {generated.n} features")
-        influence = cluster_sums(influence[:, None], clusters)[0][:, 0]
-    count = len(influence)
+    clusters = range(generated.n) if clusters is None else clusters
+    if len(clusters) != generated.n:
+        raise ValueError(f"{len(clusters)} cluster ids for {generated.n} features")
+    sums, ids = cluster_sums(influence[:, None] / generated.n, clusters)
+    count = len(ids)
     if count < 2:
         return None
-    error = math.sqrt(count / (count - 1) * np.sum(influence**2)) / generated.n
+    error = math.sqrt(count / (count - 1) * np.sum(sums**2))
     value, reach = _distance(ours, reference, values), NormalDist().inv_cdf((1 + LEVEL) / 2) * error
-    return Estimate(value, max(0.0, value - reach), value + reach, generated.n, count)
+    low, high, resamples = max(0.0, value - reach), value + reach, value + bootstrap(sums, lambda total: total[:, 0])
+    return Resampled(value, low, high, generated.n, count, resamples, ids, influence=sums[:, 0])
 
 
 def _same_dimensions(a: Gaussian, b: Gaussian) -> None:

@@ -26,7 +26,6 @@ import numpy as np
 from gapbench import stats
 from gapbench.data.pictures import UNREADABLE
 from gapbench.data.sources import digest, given_folder
-from gapbench.judges.clip_score import Score
 from gapbench.metrics import frechet
 from gapbench.metrics.frechet import Gaussian, Moments
 from gapbench.records import Estimate, Failure, InputError, Item, Judgement, Prompt, Record
@@ -35,6 +34,8 @@ from gapbench.tasks.base import Drawings, Options, Response
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from gapbench.judges.clip_score import Score
 
 CAPTIONS = "MS-COCO_val2014_30k_captions.csv"
 REFERENCE = "MS-COCO_val2014_fid_stats.npz"
@@ -160,7 +161,8 @@ def metrics(records: Sequence[Record], real: Gaussian) -> dict[str, Estimate]:
     again = (np.stack([unpacked(record.details["features"]) for record in chunk]) for chunk in _chunks(records))
     fid = frechet.interval(moments, real, again, clusters)
     found = {} if fid is None else {"fid": fid}
-    return found | {"clip_score": stats.mean(scores, clusters), "truncated": stats.mean(truncated, clusters)}
+    clip_score = stats.mean(scores, clusters, bounds=(-100.0, 100.0))
+    return found | {"clip_score": clip_score, "truncated": stats.mean(truncated, clusters)}
 
 
 def _chunks(records: Sequence[Record]) -> Iterator[list[Record]]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -148,11 +148,12 @@ def metrics(records: Sequence[Record]) -> dict[str, Estimate]:
     def percent(sums: np.ndarray) -> np.ndarray:
         return 100 * stats.ratio(sums.reshape(len(sums), -1, 2))
 
-    found = stats.estimates(contributions, [record.cluster for record in records], percent, counted)
+    clusters, bounds = [record.cluster for record in records], dict.fromkeys(names, (0.0, 100.0))
+    found = stats.estimates(contributions, clusters, percent, counted, bounds=bounds)
     if official:
         # To the last digit numpy's mean depends on the order, which is os.listdir's there, so any; by name here.
         value = float(np.mean([official[item] for item in sorted(official)]) * 100)
-        found["official/overall"] = replace(found["official/overall"], value=value)
+        found["official/overall"] = found["official/overall"].valued(value)
     return found
 
 

@@ -30,7 +30,7 @@ from gapbench.data.sources import check_count, digest
 from gapbench.metrics import bleu, ptb
 from gapbench.metrics.cider import cider
 from gapbench.metrics.rouge import rouge_l
-from gapbench.records import Decoding, Estimate, InputError, Item, Judgement, Picture, Question, Record
+from gapbench.records import Decoding, InputError, Item, Judgement, Picture, Question, Record
 from gapbench.responses import few, read_text
 from gapbench.skills import skills_of
 from gapbench.tasks.base import Options, QuestionTask, Response
@@ -227,7 +227,7 @@ def judge_item(item: Item, response: Response, variant: str = "official") -> Jud
 METRICS = ("cider", "bleu_4", "rouge_l", "bleu_1", "bleu_2", "bleu_3")
 
 
-def metrics(records: Sequence[Record]) -> dict[str, Estimate]:
+def metrics(records: Sequence[Record]) -> dict[str, stats.Resampled]:
     """METRICS of the records' images. Intervals resample images, their document frequencies held fixed."""
     records = [record for record in records if record.score is not None]
     if not records:
@@ -251,7 +251,8 @@ def metrics(records: Sequence[Record]) -> dict[str, Estimate]:
 
     everything = np.ones(len(records), dtype=bool)
     clusters = [record.cluster for record in records]
-    return stats.estimates(contributions, clusters, of_sums, dict.fromkeys(METRICS, everything))
+    counted, bounds = dict.fromkeys(METRICS, everything), {"cider": (0.0, 1000.0)}
+    return stats.estimates(contributions, clusters, of_sums, counted, bounds=bounds)
 
 
 # --- The task ---------------------------------------------------------------------------------------------------------

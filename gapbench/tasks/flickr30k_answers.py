@@ -8,7 +8,6 @@ import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 
 from gapbench.data import sources
@@ -71,7 +70,7 @@ def metrics(records: Sequence[Record], variant: str = "official") -> dict[str, E
     estimates = flickr30k.metrics(records)
     if variant == "pycocoevalcap":
         values = _library_values(records)
-        estimates = {name: replace(estimate, value=values[name]) for name, estimate in estimates.items()}
+        estimates = {name: estimate.valued(values[name]) for name, estimate in estimates.items()}
     return estimates
 
 

@@ -10,7 +10,8 @@ a metric's value is the harness's own.
   such as perplexity or BLEU, is told by its metrics alone, and what was answered scores 1.
 - A response that the model failed to give is judged as an empty answer; where more is better it has no more than 0, and
   a text that was not weighed has no value otherwise.
-- Intervals are cluster bootstraps; of metrics that are no means with few resamples, for those may take long to compute.
+- Intervals are cluster bootstraps; of metrics that are no means with few resamples, for those may take long to compute,
+  and no more than the value alone where these do not vary.
 
 Source: lm-eval 0.4.13, `evaluator.evaluate` and `_compute_task_aggregations`.
 """
@@ -20,7 +21,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -173,31 +175,33 @@ class HostedTask:
         if not math.isfinite(value):
             return None
         if aggregate in (mean, nanmean, np.mean) and all(map(_is_number, values)):
-            return replace(stats.mean(values, clusters), value=value)
-        low, high = _interval(aggregate, values, clusters, value)
-        return Estimate(value, low, high, len(values), len(set(clusters)))
+            return stats.mean(values, clusters).valued(value)
+        ids, resamples = _resampled(aggregate, values, clusters, value)
+        low, high = stats.interval(value, resamples, len(ids))
+        return stats.Resampled(value, low, high, len(values), len(ids), resamples, ids)
 
 
-def _interval(
+def _resampled(
     aggregate: Callable[[Sequence[Any]], Any], values: Sequence[Any], clusters: Sequence[str], whole: float
-) -> list[float]:
-    """Percentiles of the aggregation over resampled clusters, leaving out those of which it has no finite value; of all
-    together it has the value `whole`.
+) -> tuple[list[str], np.ndarray]:
+    """The clusters, and the aggregation over the first RESAMPLES of their resamples.
+
+    A resample of which it has no finite value tells nothing, and has that of all together, `whole`.
     """
     groups: dict[str, list[Any]] = {}
     for value, cluster in zip(values, clusters, strict=True):
         groups.setdefault(cluster, []).append(value)
-    members = [groups[cluster] for cluster in sorted(groups)]
-    rng = np.random.default_rng(0)
+    ids = sorted(groups)
+    members = [groups[cluster] for cluster in ids]
     found = []
-    for _ in range(RESAMPLES):
-        sample = [value for i in rng.integers(len(members), size=len(members)) for value in members[i]]
+    for drawn in islice(chain.from_iterable(stats.weights(len(ids))), RESAMPLES):
+        sample = [value for i in np.repeat(np.arange(len(ids)), drawn.astype(int)) for value in members[i]]
         try:
-            found.append(float(aggregate(sample)))
+            value = float(aggregate(sample))
         except Exception:  # what is left may be too little for the task's own function
-            continue
-    finite = [value for value in found if math.isfinite(value)] or [whole]
-    return np.quantile(finite, [(1 - stats.LEVEL) / 2, (1 + stats.LEVEL) / 2]).tolist()
+            value = whole
+        found.append(value if math.isfinite(value) else whole)
+    return ids, np.array(found)
 
 
 def reason(error: Exception) -> str:

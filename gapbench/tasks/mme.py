@@ -278,7 +278,9 @@ def metrics(records: Sequence[Record], groups: Mapping[str, Sequence[str]] = GRO
     counted = {name: np.isin(of_record, members) for name, members in groups.items()}
     counted |= {f"{subtask}{kind}": of_record == subtask for subtask in subtasks for kind in ("", "/acc", "/acc+")}
     clusters = [record.cluster for record in records]
-    return stats.estimates(contributions.reshape(len(records), -1), clusters, table, counted, strata=of_subtask)
+    bounds = dict.fromkeys(subtasks, (0.0, 200.0)) | {name: (0.0, 200.0 * len(of)) for name, of in groups.items()}
+    contributions = contributions.reshape(len(records), -1)
+    return stats.estimates(contributions, clusters, table, counted, strata=of_subtask, bounds=bounds)
 
 
 # --- The task ---------------------------------------------------------------------------------------------------------

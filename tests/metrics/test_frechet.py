@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from gapbench.metrics.frechet import (
     write_npz,
 )
 from gapbench.records import InputError
+from gapbench.significance import difference
 
 
 def moments(*chunks: np.ndarray) -> Moments:
@@ -205,6 +207,25 @@ def test_copies_in_one_cluster_count_once() -> None:
     assert (right.n, right.clusters) == (1200, 300)
     assert right.high - right.low == pytest.approx(single.high - single.low, rel=0.02)
     assert wrong.high - wrong.low == pytest.approx((single.high - single.low) / 2, rel=0.02)
+
+
+def test_two_models_over_the_same_captions_pair() -> None:
+    rng = np.random.default_rng(7)
+    shared, captions = drawn(rng, 300), [f"caption {i}" for i in rng.permutation(300)]
+    one, two = (shared + 0.3 * drawn(rng, 300) for _ in range(2))
+    a, b = (interval(moments(features), REFERENCE, [features], captions) for features in (one, two))
+    found = difference(a, b)
+    assert found.value == a.value - b.value
+    assert a.resamples.mean() == pytest.approx(a.value, abs=0.1 * (a.high - a.low))
+    assert np.std(a.resamples) * 2 * 1.96 == pytest.approx(a.high - a.low, rel=0.07)
+
+    # As wide as the bootstrap of both distances over the same captions, and narrower than the two apart.
+    def again(rows: np.ndarray) -> float:
+        return frechet_distance(fitted(one[rows]), REFERENCE) - frechet_distance(fitted(two[rows]), REFERENCE)
+
+    resampled = np.std([again(rng.integers(0, 300, 300)) for _ in range(300)])
+    assert found.error == pytest.approx(resampled, rel=0.2)
+    assert found.error < 0.8 * math.hypot(np.std(a.resamples), np.std(b.resamples))
 
 
 def test_a_feature_that_never_varies_changes_nothing() -> None:
