@@ -37,6 +37,13 @@ def no_data_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GAPBENCH_DATA", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def no_servers_of_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("GAPBENCH_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
 class FakeModel:
     """Answers and draws by chance, from a seed made of the ask and of all that it is handed with it.
 
@@ -97,7 +104,7 @@ class FakeModel:
         return self.batches[-1]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fake_model() -> type[FakeModel]:
     return FakeModel
 
@@ -107,3 +114,13 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_show_o import write_checkpoint
 
     return write_checkpoint(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def miniature_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """URL and log of a server process with show-o-mini and the eye, whose first replies to requests are faulty."""
+    from openai_server import process
+
+    log = tmp_path_factory.mktemp("server") / "calls.jsonl"
+    with process("--faults", "429,500,cut,malformed,-", "--log", str(log)) as url:
+        yield url, log

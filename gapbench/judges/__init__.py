@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from gapbench.models.base import Answers
 
 DECODING = Decoding(max_new_tokens=32)
+# What `--judge gap=NAME` and `--judge dpg=NAME` take; the drawings of GenEval and COCO are for other networks to judge.
+KNOWN = {
+    "eye": "the miniature's exact eye, which reads its pictures alone",
+    "openai:NAME[@URL]": "a model behind an OpenAI-compatible server, asked strictly; the gap's own is openai:gpt-4o",
+    "NAME or FOLDER": "any model that answers (`gapbench list models`)",
+}
 
 
 class Judge(Protocol):

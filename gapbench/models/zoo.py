@@ -1,4 +1,6 @@
-"""Models by name: the zoo's own (zoo.toml), or a local checkpoint folder. Importing this imports nothing heavy."""
+"""Models by name: the zoo's own (zoo.toml), a local checkpoint folder, or a server's. Importing this imports nothing
+heavy.
+"""
 
 from __future__ import annotations
 
@@ -15,25 +17,31 @@ from gapbench.records import InputError, Sampling
 if TYPE_CHECKING:
     import torch
 
+    from gapbench.models.openai_api import OpenAIModel
     from gapbench.models.show_o.model import ShowO
 
+SERVED = "openai:"
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model. Either `repo`, on the hub, or `folder`: in this package for the zoo's, anywhere for a user's."""
+    """One model. Either `repo`, on the hub, or `folder`: in this package for the zoo's, anywhere for a user's.
+
+    One behind a server has neither, and draws by settings that are not known.
+    """
 
     name: str
     family: str
-    guidance: float
-    steps: int
+    guidance: float | None
+    steps: int | None
     licence: str
     note: str
     repo: str | None = None
     revision: str = "main"
     folder: Path | None = None
     suite: str = "paper"  # the tasks that it is measured on unless others are asked for
+    weighs: bool = True  # whether it tells how likely a text is
 
 
 def entries() -> dict[str, Entry]:
@@ -46,7 +54,9 @@ def entries() -> dict[str, Entry]:
 
 
 def resolve(name: str) -> Entry:
-    """The model meant by `name`: the zoo's if it knows it, else the checkpoint in the folder `name`."""
+    """The model meant by `name`: a server's, the zoo's if it knows it, else the checkpoint in the folder `name`."""
+    if name.startswith(SERVED):
+        return Entry(name, "openai_api", None, None, "the server's", "OpenAI-compatible server", weighs=False)
     known = entries()
     if name in known:
         return known[name]
@@ -55,7 +65,10 @@ def resolve(name: str) -> Entry:
         return _local(name, folder)
     near = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    accepted = f"Known names: {', '.join(known)}. A folder with a Show-o checkpoint is accepted too."
+    accepted = (
+        f"Known names: {', '.join(known)}. A folder with a Show-o checkpoint is accepted too. "
+        f"A server's model: {SERVED}NAME or {SERVED}NAME@URL"
+    )
     raise InputError(f"--model {name}: no such model or folder.{hint} {accepted}")
 
 
@@ -72,8 +85,17 @@ def _local(name: str, folder: Path) -> Entry:
     return Entry(name, "show_o", guidance, steps, licence="not stated", note="local checkpoint", folder=folder)
 
 
-def load(name: str, device: str | None = None, dtype: str | None = None) -> ShowO:
-    """The model, ready. Device: a GPU if there is one. Dtype: bfloat16 on a GPU, else float32."""
+def load(name: str, device: str | None = None, dtype: str | None = None) -> ShowO | OpenAIModel:
+    """The model, ready. Device: a GPU if there is one. Dtype: bfloat16 on a GPU, else float32.
+
+    A server's model takes no dtype. It leaves the device alone, which may be meant for those that judge its drawings.
+    """
+    if name.startswith(SERVED):
+        if dtype is not None:
+            raise InputError(f"--dtype {dtype}: {name} runs as its server has it; leave --dtype out")
+        from gapbench.models.openai_api import OpenAIModel
+
+        return OpenAIModel(name)
     entry = resolve(name)
     place = device_of(device)
     kind = _dtype(dtype, place)
