@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -91,6 +92,71 @@ def ids(
 
     for line in checkup.asked(name, data, allow_partial):
         print(json.dumps(line, ensure_ascii=False))
+
+
+@data_commands.command()
+def homologous(
+    root: Annotated[
+        Path, typer.Argument(metavar="JOURNEYDB", help="Folder with JourneyDB as its authors lay it out, unpacked.")
+    ],
+    to: Annotated[Path, typer.Option("--out", help="Folder to make, with homologous.jsonl and a copy of the images.")],
+    split: Annotated[str, typer.Option(help="valid or train; test has no answers.")] = "valid",
+    items: Annotated[int, typer.Option(min=1, help="How many prompts, each with one of its images.")] = 1000,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice of prompts and images.")] = 0,
+    debug: Debug = False,
+) -> None:
+    """Choose prompts of JourneyDB by chance, for the task `gap`: images, captions, and questions about both.
+
+    The choice does not depend on the order of the file, and a larger one begins with the smaller one.
+    """
+    from gapbench import homologous as files
+    from gapbench.data import journeydb
+
+    files.new_file(to)  # before minutes of reading
+    data = journeydb.read_journeydb(root, split)
+    progress = Progress()
+    progress.start(f"{data.annotations.name}, MB", data.megabytes, 0)
+    try:
+        found = journeydb.sample(data, items, seed, progress.advance)
+    finally:
+        progress.stop()
+    files.write(to, found.items)
+    kinds = Counter(question.type for item in found.items for question in item.questions)
+    asked = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+    lines = [f"{len(found.items)} of {found.prompts} usable prompts, {kinds.total()} questions ({asked})"]
+    if len(found.items) < items:
+        lines.append(f"  less than the {items} that were asked for: no more are usable here")
+    lines += [f"  left out: {count} {reason}" for reason, count in found.left_out.most_common()]
+    for line in (*lines, journeydb.TERMS, f"wrote {to / files.FILE}"):
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@data_commands.command()
+def questions(
+    source: Annotated[
+        Path, typer.Argument(metavar="SRC", help="homologous.jsonl or its folder; JSON lines with id, image, caption.")
+    ],
+    model: Annotated[str, typer.Option(metavar="openai:NAME[@URL]", help="Who writes the questions.")],
+    to: Annotated[Path, typer.Option("--out", help="Folder for homologous.jsonl with the questions.")],
+    check: Annotated[
+        str | None,
+        typer.Option(metavar="openai:NAME[@URL]", help="Who answers them from the caption; by default who wrote them."),
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write questions about captions, in TIFA's element types, and keep those that the caption alone answers.
+
+    Questions that are there stay. The same command goes on where it was interrupted, and asks again what failed.
+    """
+    from gapbench import api, homologous, questions_file
+
+    writer = api.endpoint(model)
+    checker = api.endpoint(check) if check else writer
+    writes = api.Client(writer)
+    checks = writes if checker == writer else api.Client(checker)
+    told = questions_file.augment(source, to, writes, checks, Progress())
+    for line in (*told.lines(), f"wrote {to / homologous.FILE}"):
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _with_data(names: Sequence[str] | None) -> list[str]:

@@ -43,6 +43,27 @@ _TABLE = MappingProxyType(
             "global -": ("scene",),
             "*": ("other",),
         },
+        # TIFA's types of elements, as written and as merged, one skill each; "attribute" is any but color, material and
+        # shape. Then JourneyDB's two kinds, both of many skills: style (art, mood, palette) is about the whole picture,
+        # as DPG's "global" is; content may ask for anything in it.
+        "homologous": {
+            "object": ("object",),
+            "human": ("object",),
+            "animal": ("object",),
+            "animal/human": ("object",),
+            "food": ("object",),
+            "activity": ("action",),
+            "attribute": ("other",),
+            "counting": ("count",),
+            "color": ("color",),
+            "material": ("texture",),
+            "spatial": ("position",),
+            "location": ("scene",),
+            "shape": ("shape",),
+            "other": ("other",),
+            "style": ("scene",),
+            "content": ("other",),
+        },
         "coco": {"caption": ("other",)},
         # The miniature's subjects, by name; the real ones all need knowledge.
         "mmmu": {"Color": ("color",), "Count": ("count",), "Shape": ("shape",), "*": ("knowledge",)},

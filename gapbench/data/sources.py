@@ -105,6 +105,8 @@ SOURCES = {
 
 # Data that are no data set of the hub: what to put into the folder of the task's name.
 ELSEWHERE = {
+    "gap": "homologous.jsonl and its images, or JourneyDB as its authors lay it out: valid/valid_anno_repath.jsonl (or "
+    ".jsonl.tgz) and valid/imgs/, unpacked (hub data set JourneyDB/JourneyDB; non-commercial research)",
     "dpg": "dpg_bench.csv, fetched where it is missing (TencentQQGYLab/ELLA, Apache-2.0); mplug/ for its judge",
     "coco": "MS-COCO_val2014_30k_captions.csv and MS-COCO_val2014_fid_stats.npz (boomb0om/text2image-benchmark, "
     "release v0.0.1; MIT, captions CC BY 4.0), or one's own reference images in reference/",

@@ -23,6 +23,7 @@ TASKS = {
     "geneval-mini": "geneval:mini",
     "dpg-mini": "dpg:mini",
     "coco-mini": "coco:mini",
+    "gap": "gap:real",
     "pope": "pope:real",
     "mme": "mme:real",
     "flickr30k": "flickr30k:real",

@@ -26,6 +26,8 @@ class Options:
     seed: of the first drawing. data: a folder, see data/sources.py. allow_partial: data may be a part of the
     benchmark's. pictures: whether they must be there; without them a task can tell what it asks, and be scored.
     judge: where the judge lies or what it is called, if not the task's own; device: where judges run.
+    matching: the rule by which an answer means a choice (tasks/matching.py), if not the task's own; weighs: whether the
+    model under test can weigh texts.
     """
 
     seed: int = 0
@@ -34,6 +36,8 @@ class Options:
     pictures: bool = True
     judge: str | None = None
     device: str | None = None
+    matching: str | None = None
+    weighs: bool = False
 
 
 class Items(Protocol):
