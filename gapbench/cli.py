@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gapbench import cli_report
 from gapbench.cli_data import AllowPartial, Debug, data_commands
 from gapbench.records import InputError, Sampling
 from gapbench.terminal import Progress, err, out, show
@@ -53,6 +54,13 @@ def run(
     judge: Annotated[
         list[str] | None, typer.Option(metavar="TASK=JUDGE", help="Who judges a task's drawings, if not its own judge.")
     ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(help="Server of models and judges named openai:NAME; by default OPENAI_BASE_URL, then OpenAI."),
+    ] = None,
+    matching: Annotated[
+        str | None, typer.Option(help="How the gap's answers are matched: likelihood, exact or nearest.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first drawing of a prompt.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Sampling steps; by default the checkpoint's.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; by default the checkpoint's.")] = None,
@@ -72,14 +80,19 @@ def run(
     from gapbench.run import Runner, check_sides
     from gapbench.tasks.base import Options
 
-    suite = suite or zoo.resolve(model).suite
+    model = _served(model, base_url)
+    entry = zoo.resolve(model)
+    suite = suite or entry.suite
     named = catalogue.names(suite, tasks)
     if data is not None and not any(map(reads_data, named)):
         raise InputError(f"--data: {', '.join(named)} reads no data; for the real benchmarks add --suite paper")
-    judges = _judges(judge or (), named)
+    judges = {task: _served(name, base_url) for task, name in _judges(judge or (), named).items()}
+    if base_url and not any(f"@{base_url}" in name for name in (model, *judges.values())):
+        raise InputError(f"--base-url {base_url}: neither the model nor a judge is openai:NAME without a server")
     shard, device = _shard(device, to)
     place = str(zoo.device_of(device))
-    chosen = catalogue.load_all(named, Options(seed, data, allow_partial, device=place), judges)
+    options = Options(seed, data, allow_partial, device=place, matching=matching, weighs=entry.weighs)
+    chosen = catalogue.load_all(named, options, judges)
     loaded = zoo.load(model, device, dtype)
     check_sides(loaded, chosen, model)
     sampling = Sampling(steps=steps, guidance=guidance)
@@ -152,50 +165,7 @@ def submission(
         err.print(f"  {answers.faults()}", highlight=False)
 
 
-@app.command()
-def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    form: Annotated[str, typer.Option("--format", help="md or json")] = "md",
-    to: Annotated[Path | None, typer.Option("--out", help="File to write; by default standard output.")] = None,
-    debug: Debug = False,
-) -> None:
-    """Leaderboard of one or more runs, per task and per skill."""
-    from gapbench.report import tables
-
-    if form not in ("md", "json"):
-        raise InputError(f"--format {form}: choose md or json")
-    results = [_results(path) for path in runs]
-    text = tables.markdown(tables.leaderboard(results)) if form == "md" else json.dumps(results, indent=1) + "\n"
-    if to is None:
-        sys.stdout.write(text)
-    else:
-        try:
-            to.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"--out {to}: cannot be written ({error.strerror})") from error
-        err.print(f"wrote {to}", highlight=False)
-
-
-@app.command()
-def gap(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the diagnostics to standard output.")] = False,
-    debug: Debug = False,
-) -> None:
-    """The gap of a run, skill by skill."""
-    from gapbench.diagnostics import diagnostics
-    from gapbench.report import tables
-
-    found = _results(folder)
-    told = diagnostics(found, folder.resolve().name)
-    if as_json:
-        print(json.dumps(told, indent=1))
-        return
-    for name, task in found["tasks"].items():
-        if task["side"] == "both":
-            title, lines = tables.headlines(name)
-            show([tables.metric_table(title, task["metrics"], lines, tables.notes(name, task))])
-            show([tables.skill_table(task["metrics"])])
+cli_report.register(app)
 
 
 @app.command(
@@ -215,10 +185,11 @@ def lm_eval(
 
 @app.command(name="list")
 def list_(
-    what: Annotated[str, typer.Argument(help="models, tasks or suites")],
+    what: Annotated[str, typer.Argument(help="models, tasks, suites or judges")],
     debug: Debug = False,
 ) -> None:
     """What there is."""
+    from gapbench import judges
     from gapbench import score as scoring
     from gapbench import tasks as catalogue
     from gapbench.models import zoo
@@ -234,40 +205,33 @@ def list_(
         out.print(f"{'lm-eval:NAME':22} run (a task of lm-eval's, or a YAML file in its format)", highlight=False)
         for name, variants in scoring.VARIANTS.items():
             out.print(f"{name:22} score (variants: {', '.join(variants)})", highlight=False)
+    elif what == "judges":
+        for name, what_it_is in judges.KNOWN.items():
+            out.print(f"{name:22} {what_it_is}", highlight=False, markup=False, soft_wrap=True)
     elif what == "suites":
         for name, members in catalogue.SUITES.items():
             out.print(f"{name:22} {', '.join(members)}", highlight=False, soft_wrap=True)
     else:
-        raise InputError(f"gapbench list {what}: choose models, tasks or suites")
+        raise InputError(f"gapbench list {what}: choose models, tasks, suites or judges")
 
 
 # --- what the commands share ------------------------------------------------------------------------------------------
 
 
-def _results(path: Path) -> dict[str, Any]:
-    from gapbench.store import RunFolder
-
-    try:
-        found = json.loads((path / "results.json").read_text(encoding="utf-8"))
-        if not isinstance(found, dict) or "tasks" not in found:
-            raise ValueError("it holds no tasks")
-        return found
-    except FileNotFoundError:
-        status = RunFolder(path).manifest().get("status")
-        raise InputError(f"{path}: this run has no results yet (status: {status}); continue it first") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path / 'results.json'}: cannot be read ({error})") from error
-
-
 def _judges(given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
     """TASK=JUDGE of each `--judge`."""
-    judges = {}
+    judges = {"gap": "openai:gpt-4o"} if "gap" in tasks else {}
     for text in given:
         task, equals, judge = text.partition("=")
         if not equals or not judge or task not in tasks:
             raise InputError(f"--judge {text}: give TASK=JUDGE, TASK one of {', '.join(tasks)}")
         judges[task] = judge
     return judges
+
+
+def _served(name: str, base_url: str | None) -> str:
+    """The name of a model or judge with the server that `--base-url` gives to those that name none."""
+    return f"{name}@{base_url}" if base_url and name.startswith("openai:") and "@http" not in name else name
 
 
 def _slug(model: str) -> str:

@@ -15,12 +15,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from gapbench.diagnostics import diagnostics
+from gapbench.diagnostics import diagnosable, diagnostics
+from gapbench.metrics import frechet
 from gapbench.records import InputError, Sampling
+from gapbench.recount import reference_path
 from gapbench.report.gallery import contact_sheet
 from gapbench.run import Shard, fingerprint, protocol_of
 from gapbench.store import SCHEMA, RunFolder, write_json
 from gapbench.tasks.base import Task
+from gapbench.tasks.coco import Coco
 
 
 def request_of(model: Any, tasks: Sequence[Task], sampling: Sampling, limit: int | None) -> dict[str, Any]:
@@ -125,8 +128,11 @@ def _new_manifest(request: dict[str, Any]) -> dict[str, Any]:
 
 def finish(folder: RunFolder, manifest: dict[str, Any], found: dict[str, Any], tasks: Sequence[Task]) -> None:
     """What a finished run leaves beside its results: diagnostics, a contact sheet, and a manifest that says so."""
-    if any(told["side"] == "both" and told["metrics"] for told in found["tasks"].values()):
-        write_json(folder.path / "diagnostics.json", diagnostics(found, folder.path.resolve().name))
+    if diagnosable(found):
+        write_json(folder.path / "diagnostics.json", diagnostics(found, folder.path.resolve().name, folder.records))
+    for task in tasks:
+        if isinstance(task, Coco):
+            frechet.write_npz(reference_path(folder.path, task.name), task.real)
     drawn = [(r, r.details["prompt"]) for t in tasks for r in folder.records(t.name) if "prompt" in r.details]
     if drawn:
         contact_sheet(drawn[:: max(1, len(drawn) // 24)][:24], folder.path).save(folder.path / "drawings.png")

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 QUESTIONS_PER_CHUNK = 256
 PROMPTS_PER_CHUNK = 64
+SEEDS = ("seeds", "first_seed")  # of a protocol
 
 
 class Progress(Protocol):
@@ -272,8 +273,9 @@ def protocol_of(task: Task) -> dict[str, Any]:
 
 
 def fingerprint(protocol: Mapping[str, Any]) -> str:
-    """Short name of a protocol: two numbers compare only where it is equal."""
-    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:12]
+    """Short name of a protocol: two numbers compare only where it is equal. Seeds are no part of it."""
+    told = {name: value for name, value in protocol.items() if name not in SEEDS}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def check_sides(model: Any, tasks: Sequence[Task], name: str) -> None:

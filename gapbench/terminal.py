@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from gapbench.report.tables import Table
+    from rich.text import Text
+
+    from gapbench.report.table import Figure, Table
 
 # A pipe or a file has no width; 80 columns would cut the tables there.
 out = Console(width=None if sys.stdout.isatty() else 110)
@@ -64,14 +66,26 @@ class Progress:
 def show(tables: Sequence[Table]) -> None:
     from rich import box
     from rich.table import Table as RichTable
+    from rich.text import Text
 
     for table in tables:
         shown = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-        shown.add_column(table.columns[0], no_wrap=True)
-        for column in table.columns[1:]:
-            shown.add_column(column, justify="right", no_wrap=True)
+        shown.add_column(Text(table.label), no_wrap=True)
+        for column in table.columns:
+            shown.add_column(Text(column.name), justify="right", no_wrap=True)
         for row in table.rows:
-            shown.add_row(*row)
+            label = f"{row.label} (reported)" if row.source else row.label
+            shown.add_row(Text(label), *map(_shown, row.cells))
         out.print(shown)
         for note in table.notes:
             out.print(f"  {note}", highlight=False, markup=False)
+
+
+def _shown(cell: Figure | str | None) -> Text:
+    from rich.text import Text
+
+    if cell is None or isinstance(cell, str):
+        return Text(cell or "-")
+    styles = {"best": "bold", "tied": "underline", "": ""}
+    # Assembled, for a text's own style would underline its column to the edge.
+    return Text.assemble((cell.text, styles[cell.mark]), f" {cell.interval}" if cell.interval else "")

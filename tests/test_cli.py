@@ -14,7 +14,6 @@ import pytest
 
 from gapbench import cli
 from gapbench.models import zoo
-from gapbench.tasks import SUITES
 
 
 class Said(NamedTuple):
@@ -43,7 +42,7 @@ def gapbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 @pytest.fixture
 def fake_zoo(monkeypatch: pytest.MonkeyPatch, fake_model: Any, tmp_path: Path) -> None:
     monkeypatch.setattr(zoo, "load", lambda name, device, dtype: fake_model(name))
-    monkeypatch.setattr(zoo, "resolve", lambda name: SimpleNamespace(suite="mini"))
+    monkeypatch.setattr(zoo, "resolve", lambda name: SimpleNamespace(suite="mini", weighs=True))
     monkeypatch.chdir(tmp_path)
 
 
@@ -102,10 +101,15 @@ def test_help(gapbench: Command, words: tuple[str, ...]) -> None:
         (("score", "mmmu", "--responses", "nowhere.jsonl"), "nowhere.jsonl: no such file or folder"),
         (("score", "mmmu", "--responses", "nowhere.jsonl", "--variant", "mine"), "unknown variant 'mine'"),
         (("report", "nowhere"), "nowhere: not a run folder"),
-        (("report",), "Missing argument"),
-        (("report", "nowhere", "--format", "latex"), "--format latex: choose md or json"),
+        (("report",), "report: give a run folder or a bundle, or --with-published"),
+        (("report", "nowhere", "--format", "docx"), "--format docx: choose one of md, latex, csv, html, json"),
+        (("report", "nowhere", "--document"), "--document: only with --format latex"),
+        (("report", "nowhere", "--with-images"), "--with-images: only with --bundle"),
+        (("report", "nowhere", "elsewhere", "--bundle", "x.zip"), "--bundle x.zip: a bundle holds one run"),
+        (("compare", "nowhere"), "Missing argument"),
+        (("compare", "nowhere", "elsewhere"), "nowhere: not a run folder"),
         (("gap", "nowhere"), "nowhere: not a run folder"),
-        (("list", "judges"), "choose models, tasks or suites"),
+        (("list", "jokes"), "choose models, tasks, suites or judges"),
     ],
 )
 def test_wrong_input_is_one_line_and_status_2(
@@ -124,11 +128,11 @@ def test_wrong_input_is_one_line_and_status_2(
 
 def test_debug_shows_where(gapbench: Command) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "gapbench.cli", "list", "judges", "--debug"], capture_output=True, text=True
+        [sys.executable, "-m", "gapbench.cli", "list", "jokes", "--debug"], capture_output=True, text=True
     )
     assert done.returncode != 0
     assert done.stderr.startswith("Traceback")
-    assert "choose models, tasks or suites" in done.stderr
+    assert "choose models, tasks, suites or judges" in done.stderr
 
 
 def test_what_nobody_foresaw_is_one_line_too(gapbench: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,16 +187,23 @@ def test_gap_shows_the_skills_of_a_run(gapbench: Command, finished: Path) -> Non
 
 
 def test_gap_of_a_run_without_one(fake_zoo: None, gapbench: Command) -> None:
-    assert gapbench("run", "--tasks", "pope", "--limit", 1, "--out", "run").status == 0
+    assert gapbench("run", "--tasks", "pope,geneval", "--limit", 3, "--out", "two").status == 0
+    said = gapbench("gap", "two")
+    assert (said.status, said.err) == (0, "")
+    assert "of benchmarks about other images than were drawn" in said.out
+    assert "U: pope-mini; G: geneval-mini" in " ".join(said.out.split())
+    assert gapbench("run", "--tasks", "flickr30k", "--limit", 1, "--out", "run").status == 0
     said = gapbench("gap", "run")
     assert said.status == 2
-    assert said.err.startswith("error: run: no gap was measured")
+    assert said.err.startswith("error: run: nothing in it tells U or G")
 
 
 def test_report_writes_markdown_and_json(gapbench: Command, finished: Path, tmp_path: Path) -> None:
     said = gapbench("report", finished, finished)
     assert said.status == 0
-    assert said.out.count("\n| a\\|b (") == 2 * len(SUITES["mini"])  # two runs in a table a task
+    for title in ("Understanding", "Generation: GenEval and DPG-Bench", "MS-COCO zero-shot", "POPE", "MMMU", "Gap"):
+        table = said.out.split(f"### {title} (mini)\n")[1].split("###")[0]
+        assert table.count("\n| a\\|b (run)") == 2
     for form in ("md", "json"):
         printed = gapbench("report", finished, finished, "--format", form)
         written = gapbench("report", finished, finished, "--format", form, "--out", tmp_path / "report")
@@ -203,6 +214,47 @@ def test_report_writes_markdown_and_json(gapbench: Command, finished: Path, tmp_
     nowhere = gapbench("report", finished, "--out", tmp_path / "no" / "such" / "folder.md")
     assert nowhere.status == 2
     assert "cannot be written" in nowhere.err
+
+
+def test_report_in_every_format(gapbench: Command, finished: Path) -> None:
+    starts = {"md": "### ", "latex": "\\begin{table}", "csv": "table,", "html": "<!doctype html>", "json": "["}
+    for form, start in starts.items():
+        said = gapbench("report", finished, "--format", form)
+        assert (said.status, said.err) == (0, "")
+        assert start in said.out.lower()[:400], form
+    alone = gapbench("report", "--with-published")
+    assert (alone.status, alone.err) == (0, "")
+    assert "| HermesFlow (reported) |" in alone.out
+    assert gapbench("report", finished, "--format", "latex", "--document").out.startswith("\\documentclass")
+
+
+def test_a_bundle_is_a_run(gapbench: Command, finished: Path, tmp_path: Path) -> None:
+    said = gapbench("report", finished, "--bundle", tmp_path / "run.zip")
+    assert (said.status, said.out) == (0, "")
+    assert said.err.startswith(f"wrote {tmp_path / 'run.zip'}: ")
+    for words in (("report",), ("gap",)):
+        packed, own = gapbench(*words, tmp_path / "run.zip"), gapbench(*words, finished)
+        assert packed.out == own.out
+        assert "metrics computed again from its records, all as told" in packed.err
+    assert gapbench("compare", finished, tmp_path / "run.zip").status == 0
+
+
+def test_compare(fake_zoo: None, gapbench: Command, finished: Path) -> None:
+    same = gapbench("compare", finished, finished)
+    assert (same.status, same.err) == (0, "")
+    assert "no significant difference (of " in same.out
+    told = json.loads(gapbench("compare", finished, finished, "--json").out)
+    assert {change["adjusted"] for change in told["changes"]} == {1.0}
+    assert gapbench("run", "--model", "other", "--tasks", "pope", "--limit", 3, "--out", "other").status == 0
+    said = gapbench("compare", finished, "other")
+    assert said.status == 0
+    assert "gap-mini: only a|b has it" in said.out
+
+
+def test_base_url_is_of_what_a_server_has(gapbench: Command, fake_zoo: None) -> None:
+    said = gapbench("run", "--tasks", "pope", "--limit", 1, "--base-url", "http://127.0.0.1:1/v1")
+    assert (said.status, said.out) == (2, "")
+    assert said.err.startswith("error: --base-url http://127.0.0.1:1/v1: neither the model nor a judge is openai:NAME")
 
 
 @pytest.mark.parametrize("command", ["gap", "report"])
@@ -252,6 +304,7 @@ def test_score_as_json_is_json_alone(gapbench: Command, shared: Path) -> None:
     [
         ("models", ("show-o-mini", "show-o-512", "showlab/show-o", "hermesflow")),
         ("tasks", ("gap-mini", "pope-mini", "geneval-mini", "mmmu", "vlmevalkit")),
+        ("judges", ("eye", "openai:NAME[@URL]", "openai:gpt-4o")),
         ("suites", ("mini", "gap-mini, pope-mini,", "paper", "pope, mme, flickr30k, vqav2, gqa, mmmu")),
     ],
 )

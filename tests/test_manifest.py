@@ -186,7 +186,7 @@ def test_what_a_finished_run_leaves(fake_model: Any) -> None:
     diagnosed = json.loads((folder.path / "diagnostics.json").read_text())
     metrics = found["tasks"]["gap-mini"]["metrics"]
     assert (diagnosed["run"], diagnosed["model"]) == ("run", "fake")
-    assert diagnosed["protocol"] == found["tasks"]["gap-mini"]["protocol"]
+    assert diagnosed["protocol"] == {"homologous": True, **found["tasks"]["gap-mini"]["protocol"]}
     assert diagnosed["overall"] == {m: metrics[m] for m in ("U", "G", "gap", "p11", "p10", "p01", "p00")}
     assert set(diagnosed["overall"]["U"]) == {"value", "low", "high", "n", "clusters"}
     assert diagnosed["skills"]["count"]["p10"] == metrics["count/p10"]
@@ -195,8 +195,8 @@ def test_what_a_finished_run_leaves(fake_model: Any) -> None:
         sheet.load()
 
 
-def test_a_run_without_a_gap_leaves_no_diagnostics(fake_model: Any) -> None:
-    chosen = [tasks.load("pope-mini")]
+def test_a_run_that_tells_no_skill_leaves_no_diagnostics(fake_model: Any) -> None:
+    chosen = [tasks.load("flickr30k-mini")]
     request = request_of(fake_model(), chosen, Sampling(), 2)
     folder, manifest = open_run(Path("run"), "", request, Shard())
     finish(folder, manifest, Runner(fake_model(), chosen, folder, Sampling(), 2).run(), chosen)

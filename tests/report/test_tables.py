@@ -1,31 +1,20 @@
-"""Tables and contact sheets: what is partial says so, what does not compare stands apart, names break nothing."""
+"""What one run found, as tables for the terminal; and contact sheets."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
+from leaderboards import run_of, told
 from PIL import Image
+from rich.console import Console
 
+from gapbench import terminal
 from gapbench.records import Record
 from gapbench.report.gallery import contact_sheet
-from gapbench.report.tables import Table, leaderboard, markdown, summary
-
-
-def estimate(value: float) -> dict[str, Any]:
-    return {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 20, "clusters": 5}
-
-
-def told(side: str, metrics: dict[str, float], **change: Any) -> dict[str, Any]:
-    counts = {"expected": 20, "asked": 20, "done": 20, "failed": 0, "unjudged": 0}
-    estimates = {name: estimate(value) for name, value in metrics.items()}
-    return {"side": side, "fingerprint": "abc", "protocol": {}, **counts, "metrics": estimates, **change}
-
-
-def results(model: str, **tasks: Any) -> dict[str, Any]:
-    return {"model": model, "tasks": {name.replace("_", "-"): task for name, task in tasks.items()}}
-
+from gapbench.report.table import Column, Figure, Row, Table, number
+from gapbench.report.tables import diagnosed, headlines, skill_table, summary
 
 POPE = {"pooled/accuracy": 0.875, "pooled/f1": 0.5}
 MEASURES = {"gap": 0.25, "U": 0.75, "G": 0.5, "p11": 0.5, "p10": 0.25, "p01": 0.0, "p00": 0.25}
@@ -36,74 +25,96 @@ GAP = {
 }
 
 
+def results(tasks: dict) -> dict:
+    return {"model": "m", "tasks": tasks}
+
+
+def texts(row: Row) -> list[str | None]:
+    return [cell.text if isinstance(cell, Figure) else cell for cell in row.cells]
+
+
 def test_a_summary_of_one_run() -> None:
-    pope, gap, skills = summary(results("m", pope_mini=told("understanding", POPE), gap_mini=told("both", GAP)))
-    assert pope.title == "POPE (mini)"
-    assert list(pope.rows[0]) == ["accuracy", "0.875", "[0.775, 0.975]", "20", "5"]
-    assert [row[0] for row in pope.rows] == ["accuracy", "F1"]
+    pope, gap, skills = summary(results({"pope-mini": told(POPE), "gap-mini": told(GAP, "both")}))
+    assert (pope.title, pope.label) == ("POPE (mini)", "POPE (mini)")
+    assert [column.name for column in pope.columns] == ["value", "95 % interval", "n", "clusters"]
+    assert [row.label for row in pope.rows] == ["accuracy", "F1"]
+    assert texts(pope.rows[0]) == ["0.875", "[0.775, 0.975]", "20", "5"]
     assert pope.notes == []
-    assert gap.rows[2][:3] == ["gap = U - G", "0.250", "[0.150, 0.350]"]
-    assert [row[0] for row in skills.rows] == ["color", "count"]  # the widest gap first
-    assert list(skills.rows[1]) == ["count", "0.750", "0.500", "0.250", "[0.150, 0.350]", "0.250", "20"]
+    assert gap.rows[2].label == "gap = U - G"
+    assert texts(gap.rows[2])[:2] == ["0.250", "[0.150, 0.350]"]
+    assert [row.label for row in skills.rows] == ["color", "count"]  # the widest gap first
+    assert texts(skills.rows[1]) == ["0.750", "0.500", "0.250", "[0.150, 0.350]", "0.250", "20"]
 
 
 def test_notes_say_what_is_amiss() -> None:
-    amiss = told("understanding", POPE, done=7, failed=2, unjudged=1)
-    (table,) = summary(results("m", pope=amiss))
+    (table,) = summary(results({"pope": told(POPE, done=7, failed=2, unjudged=1)}))
     assert table.notes[0].startswith("partial: 7/20 items")
     assert table.notes[1].startswith("2 responses")
     assert table.notes[2].startswith("1 items that the judge could not decide")
-    (nothing,) = summary(results("m", pope=told("understanding", {}, done=0)))
-    assert nothing.rows == []
+    (nothing,) = summary(results({"pope": told({}, done=0)}))
+    assert (nothing.rows, nothing.columns) == ((), ())
     assert nothing.notes == ["partial: 0/20 items; not comparable with a complete pope"]
 
 
-def test_a_leaderboard_marks_partial_runs() -> None:
-    whole, part = told("understanding", POPE), told("understanding", POPE, done=7)
-    (table,) = leaderboard([results("a", pope=whole), results("b", pope=part)])
-    assert [row[0] for row in table.rows] == ["a", "b (7/20)"]
-    assert table.rows[0][1] == "0.875 [0.775, 0.975]"
-    assert table.rows[0][table.columns.index("precision")] == "-"
-    assert table.notes == ["b: partial: 7/20 items; not comparable with a complete pope", "protocol abc"]
+def test_a_task_of_lm_evals_shows_all_its_metrics() -> None:
+    (table,) = summary(results({"lm-eval-arc_easy": told({"acc": 0.5, "acc_norm": 0.5})}))
+    assert (table.title, [row.label for row in table.rows]) == ("lm-eval-arc_easy", ["acc", "acc_norm"])
 
 
-def test_other_protocols_stand_in_other_tables() -> None:
-    other = told("understanding", POPE, fingerprint="xyz")
-    runs = [results("a", pope=told("understanding", POPE)), results("b", pope=other), results("c", pope=other)]
-    tables = leaderboard(runs)
-    assert [[row[0] for row in table.rows] for table in tables] == [["a"], ["b", "c"]]
-    assert [table.notes[-1] for table in tables] == ["protocol abc", "protocol xyz"]
-
-
-def test_models_without_a_task_are_not_in_its_table() -> None:
-    runs = [results("a", pope=told("understanding", POPE)), results("b", gap_mini=told("both", GAP))]
-    pope, gap, skills = leaderboard(runs)
-    assert [[row[0] for row in table.rows] for table in (pope, gap)] == [["a"], ["b"]]
-    assert list(gap.columns[:4]) == ["model", "U", "G", "gap"]
-    assert skills.title == "Gap (mini) by skill: b"
-    assert leaderboard([]) == []
-
-
-@pytest.mark.parametrize("runs", [1, 2])
-def test_every_row_is_as_wide_as_its_table(runs: int) -> None:
-    found = [results(f"m{i}", gap_mini=told("both", GAP), pope=told("understanding", POPE)) for i in range(runs)]
-    for table in (*leaderboard(found), *summary(found[0])):
-        assert all(len(row) == len(table.columns) for row in table.rows)
-
-
-def test_markdown_escapes_what_would_break_a_table() -> None:
-    name = "a|b<script>\\|\nc"
-    text = markdown([Table(f"of {name}", [name, "n"], [[name, "1"]], [name])])
-    escaped = "a\\|b&lt;script>\\\\\\| c"
-    assert text.splitlines() == [
-        f"### of {escaped}",
-        "",
-        f"| {escaped} | n |",
-        "| --- | ---: |",
-        f"| {escaped} | 1 |",
-        "",
-        escaped,
+def test_titles_name_the_suite() -> None:
+    assert [headlines(name)[0] for name in ("pope", "dpg-mini", "lm-eval-a-b")] == [
+        "POPE",
+        "DPG-Bench (mini)",
+        "lm-eval-a-b",
     ]
+
+
+def test_a_run_that_was_diagnosed() -> None:
+    gap, skills = diagnosed(run_of("m", {"pope": told(POPE), "gap": told(GAP, "both")}), {})
+    assert (gap.title, skills.title) == ("Gap", "Gap by skill")
+    of_benchmarks = {
+        "protocol": {"U": ["pope"], "G": []},
+        "overall": {"U": told({"U": 0.5})["metrics"]["U"]},
+        "skills": {"object": told({"U": 0.75, "G": 0.5, "gap": 0.25})["metrics"]},
+    }
+    (table,) = diagnosed(run_of("m", {"pope": told(POPE)}), of_benchmarks)
+    assert {row.label: texts(row) for row in table.rows} == {
+        "all": ["0.500", None, None, None, None, "20"],
+        "object": ["0.750", "0.500", "0.250", "[0.150, 0.350]", None, "20"],
+    }
+    assert table.notes[0].endswith("(U: pope; G: not measured)")
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"), [(-0.0004, 3, "0.000"), (-0.0006, 3, "-0.001"), (12.345, 1, "12.3")]
+)
+def test_numbers(value: float, digits: int, text: str) -> None:
+    assert number(value, digits) == text
+
+
+def test_the_terminal_shows_what_is_in_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(width=100, force_terminal=True, color_system="standard")
+    monkeypatch.setattr(terminal, "out", console)
+    rows = [
+        Row("[red]m[/]", (Figure(0.5, 0.25, 0.75, 2, "best"), "[n]")),
+        Row("other", (Figure(0.25, mark="tied"), None), "a paper"),
+    ]
+    with console.capture() as captured:
+        terminal.show([Table("t", "model", [Column("U", "higher"), Column("n")], rows, ["a [note]"])])
+    styled = captured.get()
+    assert "\x1b[1m0.50\x1b[0m" in styled
+    assert "\x1b[4m0.250\x1b[0m" in styled
+    lines = [line.split() for line in re.sub(r"\x1b\[\d*m", "", styled).splitlines() if line.strip()]
+    assert lines[0] == ["model", "U", "n"]
+    assert lines[2] == ["[red]m[/]", "0.50", "[0.25,", "0.75]", "[n]"]
+    assert lines[3] == ["other", "(reported)", "0.250", "-"]
+    assert lines[4] == ["a", "[note]"]
+
+
+def test_skills_in_order_of_their_gap() -> None:
+    narrow, wide = {"U": 0.5, "G": 0.5, "gap": 0.0, "p10": 0.0}, {"U": 0.5, "G": 0.25, "gap": 0.25, "p10": 0.25}
+    metrics = {f"{skill}/{name}": v for skill, m in (("object", narrow), ("text", wide)) for name, v in m.items()}
+    assert [row.label for row in skill_table(told(metrics)["metrics"]).rows] == ["text", "object"]
 
 
 def drawing(item: str, score: float | None, error: str | None = None) -> Record:
@@ -127,14 +138,3 @@ def test_a_contact_sheet_shows_drawings_and_where_one_failed(tmp_path: Path) -> 
     assert colors[(100, 100, 100)] > 100 * 100
     narrow = contact_sheet(drawings[:1], tmp_path)
     assert sheet.height > narrow.height
-
-
-def test_a_task_of_lm_evals_shows_all_its_metrics() -> None:
-    name, estimate = "lm-eval-arc_easy", {"value": 0.5, "low": 0.4, "high": 0.6, "n": 20, "clusters": 20}
-    told = {"side": "understanding", "fingerprint": "f", "expected": 20, "asked": 20, "done": 20, "failed": 0}
-    told |= {"unjudged": 0, "metrics": {"acc": estimate, "acc_norm": estimate}}
-    run = {"model": "m", "tasks": {name: told}}
-    (table,) = summary(run)
-    assert (table.title, [row[0] for row in table.rows]) == (name, ["acc", "acc_norm"])
-    (table,) = leaderboard([run])
-    assert list(table.columns) == ["model", "acc", "acc_norm"]
