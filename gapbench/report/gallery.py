@@ -1,10 +1,15 @@
-"""A contact sheet: what was to be drawn, what was drawn, and what the judge says is wrong with it."""
+"""Drawings to look at: a contact sheet of a run, and what a model understands and does not draw."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import textwrap
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -12,6 +17,7 @@ from gapbench.records import Record
 
 CELL, MARGIN, LINES = 144, 12, 4
 RIGHT, WRONG, INK = (30, 120, 50), (190, 40, 40), (40, 40, 40)
+THUMBNAIL = 256  # pixels
 
 
 def contact_sheet(drawings: Sequence[tuple[Record, str]], folder: Path, columns: int = 6) -> Image.Image:
@@ -37,3 +43,99 @@ def contact_sheet(drawings: Sequence[tuple[Record, str]], folder: Path, columns:
         told = "not judged" if record.score is None else f"score {record.score:.2f}"
         draw.text((x, top + CELL + 1), told, RIGHT if record.score == 1 else WRONG, font)
     return sheet
+
+
+# --- What is understood and not drawn ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """A question that the model answers rightly about the real image, and its drawing wrongly in the judge's eyes.
+
+    question: None where the run did not write it down. said: the judge's answer; None where nothing was drawn.
+    """
+
+    number: int
+    skills: tuple[str, ...]
+    question: str | None
+    answer: str
+    said: str | None
+    expected: str
+
+
+@dataclass(frozen=True, slots=True)
+class MissedDrawing:
+    record: Record
+    misses: Sequence[Miss]
+
+
+@dataclass(frozen=True, slots=True)
+class Misses:
+    """Some of the drawings; `shown` and `found` count misses by skill, all of them under ""."""
+
+    drawings: Sequence[MissedDrawing]
+    shown: Mapping[str, int]
+    found: Mapping[str, int]
+
+
+def understood_not_drawn(records: Sequence[Record], per_skill: int) -> Misses:
+    """The misses of a gap task's records, of each skill at most `per_skill`.
+
+    Drawings come in the order of their ids' hashes: as good as by chance, the same for every model, and every skill
+    takes the first, so that few drawings show many misses.
+    """
+    real = {record.item: record for record in records if record.part == "real"}
+    drawn = sorted((record for record in records if record.part == "drawn"), key=_place)
+    shown, found = Counter[str](), Counter[str]()
+    drawings = []
+    for record in drawn:
+        kept = []
+        for miss in _misses(record, real):
+            found.update(("", *miss.skills))
+            if all(shown[skill] < per_skill for skill in miss.skills):
+                shown.update(("", *miss.skills))
+                kept.append(miss)
+        if kept:
+            drawings.append(MissedDrawing(record, kept))
+    return Misses(drawings, shown, found)
+
+
+def _place(record: Record) -> bytes:
+    return hashlib.sha256(f"{record.item}@{record.seed}".encode("utf-8", "surrogatepass")).digest()
+
+
+def _misses(record: Record, real: Mapping[str, Record]) -> list[Miss]:
+    verdicts: Sequence[Mapping[str, Any]] = record.details["questions"]
+    asked = [real.get(f"{record.item}/{number}") for number in range(len(verdicts))]
+    return [
+        Miss(
+            number,
+            about.skills,
+            about.details.get("question"),
+            about.response,
+            verdict["said"],
+            about.details["answer"],
+        )
+        for number, (about, verdict) in enumerate(zip(asked, verdicts, strict=True))
+        if about is not None and about.score == 1 and verdict["right"] is False
+    ]
+
+
+def thumbnail(folder: Path, record: Record) -> bytes:
+    """A run's drawing as WebP of at most THUMBNAIL pixels a side.
+
+    Raises OSError where there is none, or none that can be read. What lies outside the run folder is not read: records
+    may be another's.
+    """
+    file = (folder / record.response).resolve()
+    if not file.is_relative_to(folder.resolve()):
+        raise OSError(f"{record.response} is not in the run folder")
+    try:
+        with Image.open(file) as image:
+            small = image.convert("RGB")
+    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's, of broken files
+        raise OSError(f"{record.response}: {error}") from error
+    small.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
+    written = io.BytesIO()
+    small.save(written, "WEBP", quality=80)
+    return written.getvalue()
