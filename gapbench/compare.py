@@ -25,11 +25,15 @@ LEVEL = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A metric of both runs; `difference` is the second less the first, `adjusted` its p by Holm over all changes."""
+    """A metric of both runs; `difference` is the second less the first.
+
+    `adjusted` is its p by Holm: over the tasks' headlines, or else over all metrics that are none.
+    """
 
     task: str
     metric: str
     label: str
+    headline: bool
     first: Estimate
     second: Estimate
     difference: Difference
@@ -95,9 +99,13 @@ def compare(first: Run, second: Run) -> Comparison:
         if mine:
             changes += _changes(task, first, second, mine, yours)
             flips += _flips(task, mine, yours)
-    adjusted = holm([change.difference.p for change in changes])
-    changes = [replace(change, adjusted=p) for change, p in zip(changes, adjusted, strict=True)]
-    return Comparison(first.label, second.label, changes, flips, notes)
+    return Comparison(first.label, second.label, _adjusted(changes), flips, notes)
+
+
+def _adjusted(changes: Sequence[Change]) -> list[Change]:
+    families = {family: holm([c.difference.p for c in changes if c.headline is family]) for family in (True, False)}
+    following = {family: iter(adjusted) for family, adjusted in families.items()}
+    return [replace(change, adjusted=next(following[change.headline])) for change in changes]
 
 
 def aligned(first: Sequence[Record], second: Sequence[Record]) -> tuple[list[Record], list[Record], str]:
@@ -124,12 +132,12 @@ def _changes(task: str, first: Run, second: Run, mine: list[Record], yours: list
         metrics = recount.metrics_of(task, run.folder)
         of_both.append(metrics(records) if metrics else {})
     before, after = of_both
-    lines = headlines(task)[1] or {name: name for name in before}
+    lines, headline = headlines(task)[1] or {name: name for name in before}, next(iter(before), "")
     for metric, label in lines.items():
         a, b = before.get(metric), after.get(metric)
         if isinstance(a, Resampled) and isinstance(b, Resampled) and list(a.ids) == list(b.ids):
             told = (Estimate(e.value, e.low, e.high, e.n, e.clusters) for e in (a, b))
-            found.append(Change(task, metric, label, *told, difference(b, a), 1.0))
+            found.append(Change(task, metric, label, metric == headline, *told, difference(b, a), 1.0))
     return found
 
 
@@ -192,19 +200,24 @@ def tables(comparison: Comparison) -> list[Table]:
         for change in comparison.changes:
             if change.task == task:
                 moved = change.difference
-                p = f"{change.adjusted:.3f}{' *' if change.significant else ''}"
+                p = f"{_p(change.adjusted)}{' *' if change.significant else ''}"
                 figures = (Figure(change.first.value), Figure(change.second.value))
                 rows.append(Row(change.label, (*figures, Figure(moved.value, moved.low, moved.high), p)))
         notes = [_sentence(flips, comparison) for flips in comparison.flips if flips.task == task]
-        notes += _power(next(change for change in comparison.changes if change.task == task))
+        for change in comparison.changes:
+            notes += _power(change) if change.task == task and change.headline else []
         title = headlines(task)[0]
         found.append(Table(title, title, columns, rows, notes))
     return found
 
 
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
+
+
 def _sentence(flips: Flips, comparison: Comparison) -> str:
     lost, won = f"only {comparison.first} {flips.only_first}", f"only {comparison.second} {flips.only_second}"
-    tests = f"McNemar p {flips.mcnemar:.3f}, sign flips of clusters p {flips.sign_flip:.3f}"
+    tests = f"McNemar p {_p(flips.mcnemar)}, sign flips of clusters p {_p(flips.sign_flip)}"
     return f"{flips.what}, of {flips.n}: {lost}, {won}; {tests}"
 
 
@@ -221,10 +234,13 @@ def _power(headline: Change) -> list[str]:
 
 def verdict(comparison: Comparison) -> str:
     """In one line."""
-    moved = [change for change in comparison.changes if change.significant]
-    of = f"of {len(comparison.changes)} metrics, by paired tests over clusters with Holm's correction at {LEVEL}"
+    moved = sorted((c for c in comparison.changes if c.significant), key=lambda change: not change.headline)
+    headline = sum(change.headline for change in comparison.changes)
+    of = f"paired tests over clusters at {LEVEL}, Holm's correction over {headline} headline metrics and over "
+    of += f"{len(comparison.changes) - headline} others"
     if not moved:
         return f"no significant difference ({of})"
     named = ", ".join(f"{change.task} {change.label} {change.difference.value:+.3f}" for change in moved[:5])
     more = f" and {len(moved) - 5} more" if len(moved) > 5 else ""
-    return f"{len(moved)} significant differences: {named}{more} ({of})"
+    plural = "s" if len(moved) > 1 else ""
+    return f"{len(moved)} significant difference{plural}: {named}{more} ({of})"

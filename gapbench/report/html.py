@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from itertools import cycle
 from typing import Any
 from urllib.parse import urlencode
 
@@ -18,7 +19,7 @@ from gapbench.report import cards, charts
 from gapbench.report.elements import Markup, each, element, escaped, join
 from gapbench.report.gallery import understood_not_drawn
 from gapbench.report.runs import Run
-from gapbench.report.table import Column, Figure, Row, Table
+from gapbench.report.table import Column, Figure, Row, Table, reported_by
 
 ENTRIES = 40
 
@@ -158,19 +159,22 @@ def _interval_of(told: Mapping[str, Any]) -> Markup:
 
 # --- Tables -----------------------------------------------------------------------------------------------------------
 
+_SIGNS = "\N{DAGGER}\N{DOUBLE DAGGER}\N{SECTION SIGN}\N{PILCROW SIGN}"
 _ENDS = {"higher": ("\N{UPWARDS ARROW}", "higher is better"), "lower": ("\N{DOWNWARDS ARROW}", "lower is better")}
 
 
 def _table(table: Table) -> Markup:
     head = [element("th", table.label, scope="col"), *map(_column, table.columns)]
-    measured = [_table_row(row) for row in table.rows if not row.source]
-    reported = [_table_row(row) for row in table.rows if row.source]
+    signs = dict(zip(reported_by(table), cycle(_SIGNS), strict=False))
+    measured = [_table_row(row, "") for row in table.rows if not row.source]
+    reported = [_table_row(row, signs[row.source]) for row in table.rows if row.source]
     bodies = [element("tbody", *measured)] if measured else []
     if reported:
         apart = element("th", "reported", colspan=str(len(head)), scope="rowgroup")
         bodies.append(element("tbody", element("tr", apart), *reported, class_="reported"))
     content = element("table", element("thead", element("tr", *head)), *bodies)
-    notes = [element("li", note) for note in table.notes]
+    told = [f"{sign} Reported by {source}" for source, sign in signs.items()]
+    notes = [element("li", note) for note in (*told, *table.notes)]
     shown = [element("h3", table.title), _scrolling(table.title, content)]
     return element("div", *shown, element("ul", *notes, class_="notes") if notes else "", class_="table")
 
@@ -182,9 +186,9 @@ def _column(column: Column) -> Markup:
     return element("th", column.name, "\N{NO-BREAK SPACE}", element("abbr", arrow, title=meaning), scope="col")
 
 
-def _table_row(row: Row) -> Markup:
-    source = [" ", element("small", row.source)] if row.source else []
-    return element("tr", element("th", row.label, *source, scope="row"), *map(_cell, row.cells))
+def _table_row(row: Row, sign: str) -> Markup:
+    signed = [element("sup", sign)] if sign else []
+    return element("tr", element("th", row.label, *signed, scope="row"), *map(_cell, row.cells))
 
 
 def _cell(cell: Figure | str | None) -> Markup:
