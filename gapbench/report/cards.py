@@ -28,8 +28,9 @@ def gallery(found: Mapping[str, Misses], folders: Mapping[str, Path]) -> Markup:
     if not cards:
         return element("p", "There is nothing to show: all that is understood is drawn.", class_="remark")
     told = (
-        "What the model answers rightly about the real image, while its own drawing of the image's caption does not "
-        "show it, in the judge's eyes. Drawings are chosen by the hashes of their ids, alike for every model."
+        "Questions that the model answers rightly about the real image (\N{CHECK MARK} its answer), while its own "
+        "drawing of the image's caption does not satisfy them (\N{BALLOT X} the judge's answer). Drawings are chosen "
+        "by the hashes of their ids, alike for every model."
     )
     skills = [skill for skill, _ in sum((Counter(misses.found) for misses in found.values()), Counter()).most_common()]
     totals = {name: dict(misses.found) for name, misses in found.items()}
@@ -69,9 +70,8 @@ def _filters(names: Sequence[str], skills: Sequence[str]) -> Markup:
 def _button(group: str, value: str) -> Markup:
     count = [" ", element("span")] if group == "skill" else []
     pressed = "false" if value else "true"
-    return element(
-        "button", value or "all", *count, type="button", data_filter=group, data_value=value, aria_pressed=pressed
-    )
+    told = (value or f"all {group}s", *count)
+    return element("button", *told, type="button", data_filter=group, data_value=value, aria_pressed=pressed)
 
 
 def _card(name: str, folder: Path, drawing: MissedDrawing, several: bool) -> Markup:
@@ -105,8 +105,8 @@ def _miss(miss: Miss) -> Markup:
     question = miss.question or f"question {miss.number} (this run did not write its text down)"
     said = "nothing was drawn" if miss.said is None else _cut(miss.said)
     answers = (
-        ("model, real image", _cut(miss.answer), "right"),
-        ("judge, drawing", said, "wrong"),
+        ("real image", _cut(miss.answer), "right"),
+        ("drawing", said, "wrong"),
         ("expected", _cut(miss.expected), None),
     )
     return element(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gapbench.report import table
 from gapbench.report.elements import Markup, each, element, join
 
 JSON = Mapping[str, Any]
@@ -25,7 +26,8 @@ _CELLS = {
 
 
 def number(value: float, digits: int = 3) -> str:
-    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+    """As in every table, with a minus sign as wide as a figure."""
+    return table.number(value, digits).replace("-", "\N{MINUS SIGN}")
 
 
 def interval(low: float, high: float, digits: int = 3) -> Markup:
@@ -76,7 +78,8 @@ def dots(rows: Sequence[tuple[str, JSON]]) -> Markup:
 def legend() -> Markup:
     u = element("svg", element("circle", class_="u", cx="8", cy="8", r="5.5"), class_="key", aria_hidden="true")
     g = element("svg", _diamond("8", "8"), class_="key", aria_hidden="true")
-    return element("p", u, "U  ", g, "G  with their 95 % intervals; the bar between them is the gap", class_="legend")
+    told = "with their 95 % intervals; the bar between them is the gap"
+    return element("p", element("span", u, "U"), element("span", g, "G"), element("span", told), class_="legend")
 
 
 def _plot(told: JSON) -> Markup:

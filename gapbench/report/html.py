@@ -61,9 +61,9 @@ def page(runs: Sequence[Run], tables: Sequence[Table], entries: int = ENTRIES) -
         _section("skills", "Understood and drawn, by skill", _skills(counted)) if counted else Markup(),
         _section("shares", "Understood against drawn", _shares(counted)) if counted else Markup(),
         _section("gallery", "Understood, not drawn", _gallery(counted, entries)) if counted else Markup(),
-        _section("protocols", "Protocols", _protocols(runs), _versions(runs)),
+        _section("protocols", "Protocols", _protocols(runs), _versions(runs)) if runs else Markup(),
     ]
-    models = ", ".join(dict.fromkeys(str(run.results["model"]) for run in runs))
+    models = ", ".join(dict.fromkeys(str(run.results["model"]) for run in runs)) or "Reported results"
     return _document(f"{models}: gapbench", join(_head(models, runs, gaps), *sections))
 
 
@@ -109,9 +109,11 @@ def _scrolling(name: str, content: Markup) -> Markup:
 
 
 def _head(models: str, runs: Sequence[Run], gaps: Sequence[_Gap]) -> Markup:
-    kind = "The gap between understanding and drawing" if gaps else "Results"
-    parts = [element("p", "gapbench", class_="kind"), element("h1", models), element("p", kind, class_="subtitle")]
+    parts = [element("p", "gapbench", class_="kind"), element("h1", models)]
+    if not runs:
+        return element("header", *parts)
     if gaps:
+        parts.append(element("p", "The gap between understanding and drawing", class_="subtitle"))
         judges = dict.fromkeys(str(gap.told["protocol"].get("G_answerer", "the judge")) for gap in gaps)
         explained = (
             "U: the share of questions about real images that the model answers rightly. G: the share of the same "
@@ -225,7 +227,7 @@ def _shares(gaps: Sequence[_Gap]) -> Markup:
             element("h3", gap.name),
             element(
                 "div",
-                charts.fourfold(gap.metrics),
+                _scrolling(f"all questions: {gap.name}", charts.fourfold(gap.metrics)),
                 _scrolling(f"understood against drawn: {gap.name}", charts.shares(gap.rows(), gap.link)),
                 class_="beside",
             ),

@@ -117,15 +117,18 @@ def test_runs_without_a_gap_have_tables_alone() -> None:
 
 def test_published_tables_alone() -> None:
     found = Parsed(page([], leaderboard([], published=True)))
+    assert {a.get("id") for tag, a in found.tags if tag == "section"} == {"tables"}
     assert "HermesFlow" in found.text
     assert found.text.count("reported") >= 5
 
 
 def test_figures_and_marks() -> None:
     rows = [Row("a", (Figure(0.5, 0.25, 0.75, 2, "best"),)), Row("b", (Figure(-0.25, mark="tied"),)), Row("c", (None,))]
+    rows.append(Row("d", (Figure(-0.0001),)))
     content = page([], [Table("T", "model", [Column("gap", "lower")], rows)])
     assert "<b>0.50</b> <small>[0.25, 0.75]</small>" in content
     assert "<u>\N{MINUS SIGN}0.250</u>" in content
+    assert "<td>0.000</td>" in content
     assert '<abbr title="lower is better">' in content
 
 
@@ -186,6 +189,17 @@ def test_an_address_holds_a_view(chromium: Page, shown: str) -> None:
     chromium.run("document.querySelectorAll('td.share a')[0].click()")
     assert chromium.run("location.hash") == "#skill=&run=first"
     assert chromium.run(f"{CARDS}.length") == 6
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_it_is_no_wider_than_its_window(chromium: Page, shown: str, width: int) -> None:
+    chromium.open(shown)
+    chromium.call("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+    try:
+        assert chromium.run("document.documentElement.scrollWidth <= innerWidth")
+        assert chromium.run("innerWidth") == width
+    finally:
+        chromium.call("Emulation.clearDeviceMetricsOverride")
 
 
 def test_markup_of_a_model_shows_as_text(chromium: Page, shown: str) -> None:
