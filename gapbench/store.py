@@ -126,6 +126,11 @@ class RunFolder:
             return False
         return True
 
+    def unlock(self) -> None:
+        """Let go of the folder before the process ends."""
+        if self._lock is not None:
+            self._lock.close()
+
     # --- records -----------------------------------------------------------------------------------------------------
 
     def _record_paths(self, task: str) -> list[Path]:

@@ -103,10 +103,12 @@ def test_names_tell_all_that_decides_a_reply_apart() -> None:
     assert Replies(Path("/nowhere")).find("0" * 64) is None
 
 
+# A child of a job in the background would ignore Ctrl-C.
 CHILD = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from gapbench.api import Chat, Client, Endpoint
+signal.signal(signal.SIGINT, signal.default_int_handler)
 client = Client(Endpoint("m", sys.argv[1]), concurrency=2, cache=Path(sys.argv[2]))
 for found in client.chat([Chat(f"q{n}") for n in range(40)], lambda reply: reply.text):
     print(found, flush=True)
@@ -151,7 +153,10 @@ def test_an_interrupted_program_does_not_wait_for_replies(tmp_path: Path) -> Non
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as child:
             assert begun.wait(30)
             child.send_signal(signal.SIGINT)
-            _, told = child.communicate(timeout=30)
+            try:
+                _, told = child.communicate(timeout=30)
+            finally:
+                child.kill()
         assert "KeyboardInterrupt" in told
         go.set()
 

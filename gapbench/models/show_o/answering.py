@@ -17,6 +17,7 @@ from torch import Tensor
 from gapbench.models.show_o.backbone import Backbone, KeyValues
 from gapbench.models.show_o.layout import Layout, visible_answering
 from gapbench.models.show_o.sampling import pick
+from gapbench.records import Decoding
 
 
 class Choice(Protocol):
@@ -41,16 +42,26 @@ def next_token_probs(logits_BV: Tensor, temperature: float, top_k: int | None) -
 
 
 class Sampled:
-    """Sampling with one generator per question, one uniform a token."""
+    """Sampling with one generator per question, one uniform a token; each question is decoded in its own way."""
 
-    def __init__(self, seeds: Sequence[int], max_new_tokens: int, temperature: float, top_k: int | None) -> None:
-        draws = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    def __init__(self, seeds: Sequence[int], ways: Sequence[Decoding]) -> None:
+        length = max(way.max_new_tokens for way in ways)
+        draws = [torch.rand(length, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         self._uniform_BT = torch.stack(draws)
-        self._temperature, self._top_k = temperature, top_k
+        settings = [(way.temperature, way.top_k) for way in ways]
+        self._settings = list(dict.fromkeys(settings))
+        self._setting_B = torch.tensor([self._settings.index(each) for each in settings])
 
     def __call__(self, step: int, logits_BV: Tensor, rows_B: Tensor) -> Tensor:
-        probs_BV = next_token_probs(logits_BV, self._temperature, self._top_k)
-        return pick(probs_BV, self._uniform_BT.to(logits_BV.device)[rows_B, step])
+        tokens_B = greedy(step, logits_BV, rows_B)
+        rows_B = rows_B.cpu()
+        for number, (temperature, top_k) in enumerate(self._settings):
+            at = (self._setting_B[rows_B] == number).nonzero().squeeze(-1)
+            if temperature > 0 and len(at):
+                uniform = self._uniform_BT[rows_B[at], step].to(logits_BV.device)
+                at = at.to(logits_BV.device)
+                tokens_B[at] = pick(next_token_probs(logits_BV[at], temperature, top_k), uniform)
+        return tokens_B
 
 
 @torch.inference_mode()

@@ -6,8 +6,10 @@ and CLIP-ViT features, at every resolution; HermesFlow's checkpoint is the first
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -40,6 +42,21 @@ class Asked(NamedTuple):
 
     number: int
     row: int
+
+
+class Said(NamedTuple):
+    """An answer, its tokens as they were chosen but for the end token, and whether it ended by itself."""
+
+    text: str
+    tokens: tuple[int, ...]
+    ended: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CodedPicture(Picture):
+    """A picture of which the codes (N,) int64 are known: a Show-o reads these, and its pixels are never encoded."""
+
+    codes: Tensor = field(kw_only=True, compare=False, repr=False)
 
 
 class ShowO:
@@ -87,8 +104,7 @@ class ShowO:
             if isinstance(codes, Failure):
                 yield codes
             else:
-                with torch.inference_mode():
-                    yield to_images(self.parts.magvit.decode(codes[None], self.side, self.side))[0]
+                yield from self.decode([codes])
 
     def draw_codes(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Tensor | Failure]:
         """The drawings as image codes, (N,) int64 each: what a trainer keeps."""
@@ -107,24 +123,41 @@ class ShowO:
     # --- answering ---------------------------------------------------------------------------------------------------
 
     def answer(self, questions: Sequence[Question], decoding: Decoding) -> Iterator[str | Failure]:
-        def answers(pictures: KeyValues, asked: Sequence[Asked]) -> Iterator[tuple[int, str]]:
+        for said in self.say(questions, [decoding] * len(questions)):
+            yield said if isinstance(said, Failure) else said.text
+
+    def say(self, questions: Sequence[Question], ways: Sequence[Decoding]) -> Iterator[Said | Failure]:
+        """Answers with their tokens, each decoded in its own way; what is asked about a picture shares its prefix."""
+        if len(questions) != len(ways):
+            raise ValueError(f"{len(questions)} questions, but {len(ways)} ways to decode")
+
+        def answers(pictures: KeyValues, asked: Sequence[Asked]) -> Iterator[tuple[int, Said]]:
             room = self._room(pictures)
-            limit = min(decoding.max_new_tokens, room - 1)
 
-            def work(chunk: Sequence[Asked]) -> list[list[int]]:
+            def work(chunk: Sequence[Asked]) -> list[Said]:
                 chosen = [questions[number] for number, _ in chunk]
+                how = [ways[number] for number, _ in chunk]
+                limits = [min(way.max_new_tokens, room - 1) for way in how]
                 choose = greedy
-                if decoding.temperature > 0:
-                    seeds = [seed_of(f"{q.id}\n{q.text}", decoding.seed) for q in chosen]
-                    choose = Sampled(seeds, decoding.max_new_tokens, decoding.temperature, decoding.top_k)
-                texts = [self._question_tokens(q.text, q.template, bool(q.pictures))[limit - room :] for q in chosen]
+                if any(way.temperature > 0 for way in how):
+                    seeds = [seed_of(f"{q.id}\n{q.text}", way.seed) for q, way in zip(chosen, how, strict=True)]
+                    choose = Sampled(seeds, how)
+                texts = [
+                    self._question_tokens(q.text, q.template, bool(q.pictures))[limit - room :]
+                    for q, limit in zip(chosen, limits, strict=True)
+                ]
                 picture_of = torch.tensor([row for _, row in chunk])
-                return decode(self.backbone, pictures, picture_of, texts, self.layout.eot, limit, choose)
+                found = decode(self.backbone, pictures, picture_of, texts, self.layout.eot, max(limits), choose)
+                return [self._said(tokens[:limit]) for tokens, limit in zip(found, limits, strict=True)]
 
-            for (number, _), tokens in zip(asked, in_batches(asked, QUESTIONS_PER_BATCH, work), strict=True):
-                yield number, self._text(tokens)
+            for (number, _), said in zip(asked, in_batches(asked, QUESTIONS_PER_BATCH, work), strict=True):
+                yield number, said
 
         return self._in_order(questions, answers)
+
+    def _said(self, tokens: Sequence[int]) -> Said:
+        ended = tokens[-1] == self.layout.eot
+        return Said(self._text(tokens), tuple(tokens[:-1] if ended else tokens), ended)
 
     def log_likelihood(
         self, questions: Sequence[Question], continuations: Sequence[str]
@@ -221,8 +254,9 @@ class ShowO:
         failures: dict[str, Failure] = {}
         readable, fresh = [], []
         use_clip = self.parts.clip is not None
+        coded = {} if use_clip else {p.key: p.codes for p in pictures if isinstance(p, CodedPicture)}
         for picture in pictures:
-            if not use_clip and picture.key in self._codes:
+            if not use_clip and (picture.key in coded or picture.key in self._codes):
                 readable.append(picture.key)
                 continue
             try:
@@ -243,7 +277,7 @@ class ShowO:
             return cache, failures
         for (key, _), codes in zip(fresh, self.encode([image for _, image in fresh]), strict=True):
             self._codes[key] = codes
-        codes = torch.stack([self._codes[key] for key in readable])
+        codes = torch.stack([coded[key].cpu() if key in coded else self._codes[key] for key in readable])
         while len(self._codes) > CODES_REMEMBERED:
             self._codes.popitem(last=False)
         return discrete_picture_cache(self.backbone, self.layout, codes), failures
@@ -257,6 +291,21 @@ class ShowO:
                 return list(self.parts.magvit.encode(pixels.to(self.backbone.device)).cpu())
 
         return in_batches(images, PICTURES_ENCODED_AT_ONCE, work)
+
+    def decode(self, codes: Sequence[Tensor]) -> Iterator[Image.Image]:
+        """The pictures of codes (N,) int64 each."""
+
+        @torch.inference_mode()
+        def work(batch: Sequence[Tensor]) -> list[Image.Image]:
+            codes_BN = torch.stack(list(batch)).to(self.backbone.device)
+            return to_images(self.parts.magvit.decode(codes_BN, self.side, self.side))
+
+        return in_batches(codes, PICTURES_ENCODED_AT_ONCE, work)
+
+    def coded(self, codes: Tensor) -> CodedPicture:
+        """Codes (N,) int64 as a picture to ask about; equal codes are one picture."""
+        key = f"codes {hashlib.sha256(codes.cpu().numpy().tobytes()).hexdigest()[:32]}"
+        return CodedPicture(key, lambda: next(self.decode([codes])), codes=codes)
 
     # --- text --------------------------------------------------------------------------------------------------------
 
