@@ -1,1 +1,1 @@
-"""hermesflow closes the gap that gapbench measures. This version holds no code yet; see CHANGELOG.md."""
+"""hermesflow closes the gap that gapbench measures: curate, pair, emphasise, Pair-DPO, and measure again."""

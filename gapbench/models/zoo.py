@@ -79,9 +79,13 @@ def _local(name: str, folder: Path) -> Entry:
         found = f"{config} is of class {made_by or 'unknown'}" if config else f"it has no {files.CONFIG}"
         wanted = 'a Show-o checkpoint has a config.json with "_class_name": "Showo"'
         raise InputError(f"--model {name}: the folder cannot be read as a model, {found}; {wanted}")
-    # As the published checkpoints of that many image tokens are used.
-    large = files.read_json(config).get("num_vq_tokens") == 1024
-    guidance, steps = (5.0, 50) if large else (1.75, 16)
+    told = files.read_json(config)
+    # As the checkpoint says it is drawn with, else as the published ones of that many image tokens are.
+    large = told.get("num_vq_tokens") == 1024
+    drawn = {"guidance": 5.0, "steps": 50} if large else {"guidance": 1.75, "steps": 16}
+    if isinstance(told.get("sampling"), dict):
+        drawn |= told["sampling"]
+    guidance, steps = drawn["guidance"], drawn["steps"]
     return Entry(name, "show_o", guidance, steps, licence="not stated", note="local checkpoint", folder=folder)
 
 

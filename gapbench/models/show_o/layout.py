@@ -154,10 +154,10 @@ def visible_packed(segment_BL: Tensor) -> Tensor:
 def visible_branches(segment_BL: Tensor, image_BL: Tensor) -> Tensor:
     """Rows of one beginning with several ends: segment 0 the beginning, 1.. the ends, blind to each other, -1 padding.
 
-    Text is causal; the positions of one image (the same number in `image_BL`, 0 is text) see each other in full.
+    Text is causal; the positions of a segment's image, where `image_BL` is True, see each other in full.
     """
     k = torch.arange(segment_BL.shape[1], device=segment_BL.device)
     same = segment_BL[:, :, None] == segment_BL[:, None, :]
     shared = (segment_BL == 0)[:, None, :]
-    image = (image_BL[:, :, None] == image_BL[:, None, :]) & (image_BL > 0)[:, None, :]
-    return (same | shared) & ((k[None, None, :] <= k[None, :, None]) | image)
+    image = same & image_BL[:, :, None] & image_BL[:, None, :]
+    return ((same | shared) & (k[None, None, :] <= k[None, :, None])) | image

@@ -71,7 +71,7 @@ class ShowO:
         self.side = round(self.layout.image_tokens**0.5)
         self.resolution = self.side * parts.magvit.downsampling
         self.images_per_batch = min(64, max(1, 16_384 // self.layout.image_tokens))
-        self._defaults = sampling
+        self.defaults = sampling
         self._codes: OrderedDict[str, Tensor] = OrderedDict()
 
     def describe(self) -> dict[str, Any]:
@@ -94,7 +94,7 @@ class ShowO:
 
         def chosen(name: str) -> Any:
             given = getattr(sampling, name)
-            return getattr(self._defaults, name) if given is None else given
+            return getattr(self.defaults, name) if given is None else given
 
         temperature = chosen("temperature")
         return MaskGit(chosen("steps"), chosen("guidance"), 1.0 if temperature is None else temperature)

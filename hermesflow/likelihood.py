@@ -1,0 +1,291 @@
+"""Show-o's log-likelihoods of the two sides of pairs, with gradients.
+
+Winner and loser of a pair stand in one row, as two ends of one beginning: of a caption's, the picture and the question;
+of a drawing's, the prompt. The ends do not see each other, so this equals a row for each (see `visible_branches`).
+
+A caption's log-likelihood is the sum over the tokens that were sampled, in the format they were sampled in, and over
+the end token if the caption ended by itself. A drawing's is the sum over the codes that a mask hides, predicted from
+the others, as in Show-o's training (arXiv 2408.12528) and HermesFlow's (arXiv 2502.12148), averaged over several masks;
+winner and loser, policy and reference have the same masks.
+
+Shape suffixes: B pairs, 2 winner and loser, R rows, L positions, K masks, N codes of an image, M scored tokens, D
+width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gapbench.models.show_o.backbone import Backbone
+from gapbench.models.show_o.layout import Layout, question_text, visible_branches
+from gapbench.models.show_o.model import ShowO
+from gapbench.models.show_o.sampling import seed_of
+from gapbench.records import InputError
+from hermesflow.records import CaptionCandidate, Pair
+
+# --- Masks ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Which codes of a pair's drawings are hidden at each of its visits; drawn from seed, pair and visit alone.
+
+    count: masks per visit, K. rates: lowest and highest share of hidden codes; within, cos(pi u / 2) of a uniform u, as
+    Show-o was trained. condition_dropout: share of visits at which the prompt is empty, for winner and loser alike.
+    sets: after so many visits the same masks come again; None is never.
+    """
+
+    seed: int = 0
+    count: int = 4
+    rates: tuple[float, float] = (0.0, 1.0)
+    condition_dropout: float = 0.1
+    sets: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or (self.sets is not None and self.sets < 1):
+            raise InputError(f"masks: {self.count} per visit in {self.sets} sets; give at least 1 of each")
+        low, high = self.rates
+        if not 0 <= low <= high <= 1:
+            raise InputError(f"masks: rates from {low} to {high}; give two shares, the lower first")
+        if not 0 <= self.condition_dropout <= 1:
+            raise InputError(f"masks: condition_dropout is {self.condition_dropout}; give a share")
+
+    def of(self, visit: int) -> int:
+        """The first visit that has the same masks."""
+        return visit if self.sets is None else visit % self.sets
+
+    def draw(self, pair: str, visit: int, image_tokens: int) -> Tensor:
+        """(K,N) bool, True where hidden; in each mask one code at least.
+
+        The rates are stratified: of K equal parts of their distribution each mask has one, so that few masks cover it.
+        """
+        random = torch.Generator().manual_seed(seed_of(f"masks {self.of(visit)} of {pair}", self.seed))
+        low, high = (2 / math.pi * math.acos(rate) for rate in reversed(self.rates))
+        within_K = (torch.arange(self.count) + torch.rand(self.count, generator=random)) / self.count
+        hidden_K = (image_tokens * torch.cos(math.pi / 2 * (low + (high - low) * within_K))).round().clamp(min=1)
+        rank_KN = torch.rand((self.count, image_tokens), generator=random).argsort(dim=1).argsort(dim=1)
+        return rank_KN < hidden_K[:, None]
+
+    def without_prompt(self, pair: str, visit: int) -> bool:
+        random = torch.Generator().manual_seed(seed_of(f"prompt {self.of(visit)} of {pair}", self.seed))
+        return bool(torch.rand((), generator=random) < self.condition_dropout)
+
+
+# --- Rows -------------------------------------------------------------------------------------------------------------
+
+
+class Target(NamedTuple):
+    """A token to be predicted at a position of an end; -1 is the last position of the beginning."""
+
+    at: int
+    token: int
+
+
+class Row(NamedTuple):
+    """Token ids of a beginning and of winner's and loser's end.
+
+    picture: so many of the beginning's first ids see each other in full. drawn: so do all ids of an end.
+    """
+
+    start: list[int]
+    ends: tuple[list[int], list[int]]
+    targets: tuple[list[Target], list[Target]]
+    picture: int
+    drawn: bool
+
+
+def caption_row(
+    layout: Layout, codes: Sequence[int], text: Sequence[int], captions: Sequence[tuple[Sequence[int], bool]]
+) -> Row:
+    """[mmu] [soi] codes [eoi] text, then a caption's tokens, and [eot] where it ended by itself.
+
+    text: ids up to the first token of the caption, with the [sot] before them if the format has it; at least one.
+    """
+    picture = layout.picture_prefix(torch.tensor([list(codes)]))[0].tolist()
+    labels = [[*tokens, layout.eot] if ended else list(tokens) for tokens, ended in captions]
+    win, lose = ([Target(at - 1, token) for at, token in enumerate(tokens)] for tokens in labels)
+    # The last token is predicted and never read.
+    return Row([*picture, *text], (labels[0][:-1], labels[1][:-1]), (win, lose), len(picture), drawn=False)
+
+
+def drawing_row(
+    layout: Layout, prompt: Sequence[int], images: Sequence[Sequence[int]], masked_N: Tensor, full_vocabulary: bool
+) -> Row:
+    """[t2i] [sot] prompt [eot], then [soi] codes [eoi], hidden by one mask. The codes that are hidden are predicted.
+
+    full_vocabulary: [soi] and [eoi] are predicted too, as the released code of HermesFlow has it.
+    """
+    codes_2N = torch.tensor([list(codes) for codes in images])
+    win, lose = layout.image_block(codes_2N.masked_fill(masked_N, -1)).tolist()
+    whole = layout.image_block(codes_2N).tolist()
+    scored = [1 + at for at in masked_N.nonzero().flatten().tolist()]
+    if full_vocabulary:
+        scored = [0, *scored, len(masked_N) + 1]
+    targets = ([Target(at, whole[0][at]) for at in scored], [Target(at, whole[1][at]) for at in scored])
+    return Row(layout.prompt_block(prompt), (win, lose), targets, 0, drawn=True)
+
+
+def log_likelihood(backbone: Backbone, rows: Sequence[Row], columns: slice = slice(None)) -> Tensor:
+    """(R,2) float32: the sum of the log-probabilities of the winner's and the loser's targets.
+
+    columns: the part of the vocabulary that is possible; all targets must be in it.
+    """
+    device = backbone.device
+    lengths = [len(row.start) + sum(map(len, row.ends)) for row in rows]
+    length = max(lengths)
+    ids, positions, segments, images, at, tokens = [], [], [], [], [], []
+    for number, (row, whole) in enumerate(zip(rows, lengths, strict=True)):
+        start, (win, lose) = len(row.start), map(len, row.ends)
+        pads = length - whole
+        ids.append([*row.start, *row.ends[0], *row.ends[1], *[0] * pads])
+        positions.append([*range(start), *range(start, start + win), *range(start, start + lose), *[0] * pads])
+        segments.append([*[0] * start, *[1] * win, *[2] * lose, *[-1] * pads])
+        picture = [*[True] * row.picture, *[False] * (start - row.picture)]
+        images.append([*picture, *[row.drawn] * (win + lose), *[False] * pads])
+        for offset, targets in zip((start, start + win), row.targets, strict=True):
+            at += [number * length + (start if target.at < 0 else offset) + target.at for target in targets]
+            tokens += [target.token for target in targets]
+    counts = [len(targets) for row in rows for targets in row.targets]
+
+    visible = visible_branches(torch.tensor(segments, device=device), torch.tensor(images, device=device))
+    inputs = torch.tensor(ids, device=device)
+    hidden_RLD = backbone.hidden(inputs, visible[:, None], torch.tensor(positions, device=device))
+    hidden_MD = hidden_RLD.flatten(0, 1)[torch.tensor(at, device=device)]
+    target_M = torch.tensor(tokens, device=device) - (columns.start or 0)
+    log_M = -F.cross_entropy(backbone.logits(hidden_MD, columns), target_M, reduction="none")
+    return torch.stack([part.sum() for part in log_M.split(counts)]).view(len(rows), 2)
+
+
+def caption_log_likelihood(backbone: Backbone, rows: Sequence[Row]) -> Tensor:
+    """(R,2) float32 of `caption_row`s, every token of the vocabulary being possible."""
+    return log_likelihood(backbone, rows)
+
+
+def image_log_likelihood(
+    backbone: Backbone,
+    layout: Layout,
+    prompts: Sequence[Sequence[int]],
+    images: Sequence[Sequence[Sequence[int]]],
+    masked_BKN: Tensor,
+    full_vocabulary: bool = False,
+) -> Tensor:
+    """(B,2) float32, the mean over the masks, of each prompt's two images (codes).
+
+    Only image codes are possible, unless `full_vocabulary`, which is the released code's.
+    """
+    rows = [
+        drawing_row(layout, prompt, pair, masked_N, full_vocabulary)
+        for prompt, pair, masked_KN in zip(prompts, images, masked_BKN, strict=True)
+        for masked_N in masked_KN
+    ]
+    codes = slice(layout.image_offset, layout.image_offset + layout.codebook_size)
+    by_row = log_likelihood(backbone, rows, slice(None) if full_vocabulary else codes)
+    return by_row.view(*masked_BKN.shape[:2], 2).mean(dim=1)
+
+
+# --- Pairs ------------------------------------------------------------------------------------------------------------
+
+
+class Likelihood(NamedTuple):
+    """Of one side of a batch of pairs: log-likelihoods (B,2) float32, how many tokens each is the sum over (B,2), the
+    mean over the masks for drawings, and whether the pair has the side (B,). Where it has not, 0 and 1.
+    """
+
+    log_B2: Tensor
+    tokens_B2: Tensor
+    present_B: Tensor
+
+
+class Likelihoods:
+    """The log-likelihoods of pairs under a Show-o, whose gradients they have unless they are taken without.
+
+    question: what the captions were sampled for.
+    """
+
+    def __init__(self, model: ShowO, masks: Masks, question: str, full_vocabulary: bool = False) -> None:
+        if model.parts.clip is not None:
+            raise InputError(f"{model.name}: CLIP-ViT checkpoints do not read image codes, so pairs cannot train them")
+        self.backbone, self.layout, self.masks = model.backbone, model.layout, masks
+        self.question, self.full_vocabulary = question, full_vocabulary
+        self._tokenizer = model.parts.tokenizer
+        self._text = [self.layout.eot, *self._tokens(question_text(question))]
+
+    def captions(self, pairs: Sequence[Pair]) -> Likelihood:
+        """The understanding side."""
+        there = [number for number, pair in enumerate(pairs) if pair.captions is not None]
+        rows = [self._caption_row(pairs[number]) for number in there]
+        tokens = [[float(len(targets)) for targets in row.targets] for row in rows]
+        return self._placed(caption_log_likelihood(self.backbone, rows) if rows else None, tokens, there, len(pairs))
+
+    def images(self, pairs: Sequence[Pair], visits: Sequence[int]) -> Likelihood:
+        """The generation side, under the masks of each pair's visit (numbered from 0)."""
+        there = [number for number, pair in enumerate(pairs) if pair.images is not None]
+        if not there:
+            return self._placed(None, [], there, len(pairs))
+        prompts, images, masked = [], [], []
+        for number in there:
+            pair, visit = pairs[number], visits[number]
+            dropped = self.masks.without_prompt(pair.id, visit)
+            prompts.append([] if dropped else self._tokens(pair.caption))
+            images.append([self._codes(pair, image.codes) for image in (pair.images.win, pair.images.lose)])
+            masked.append(self.masks.draw(pair.id, visit, self.layout.image_tokens))
+        masked_BKN = torch.stack(masked)
+        log_B2 = image_log_likelihood(self.backbone, self.layout, prompts, images, masked_BKN, self.full_vocabulary)
+        edges = 2 * self.full_vocabulary
+        tokens = [[count + edges] * 2 for count in masked_BKN.sum(dim=2).float().mean(dim=1).tolist()]
+        return self._placed(log_B2, tokens, there, len(pairs))
+
+    def check(self, pairs: Sequence[Pair]) -> None:
+        """Raises InputError, naming the pair, for one that this model cannot have made."""
+        for pair in pairs:
+            if pair.captions is not None:
+                self._caption_row(pair)
+            if pair.images is not None:
+                for image in (pair.images.win, pair.images.lose):
+                    self._codes(pair, image.codes)
+
+    def _caption_row(self, pair: Pair) -> Row:
+        captions = [self._caption(pair, caption) for caption in (pair.captions.win, pair.captions.lose)]
+        row = caption_row(self.layout, self._codes(pair, pair.codes), self._text, captions)
+        room = self.backbone.phi.config.max_position_embeddings
+        if (longest := len(row.start) + max(map(len, row.ends))) > room:
+            raise InputError(f"pair {pair.id}: a caption takes {longest} positions, the model has {room}; leave it out")
+        return row
+
+    def _caption(self, pair: Pair, caption: CaptionCandidate) -> tuple[Sequence[int], bool]:
+        if not caption.tokens and not caption.ended:
+            raise InputError(f"pair {pair.id}: a caption has no tokens; leave it out")
+        if wrong := [token for token in caption.tokens if not 0 <= token < self.layout.vocabulary]:
+            raise InputError(f"pair {pair.id}: token {wrong[0]} is none of the model's {self.layout.vocabulary}")
+        return caption.tokens, caption.ended
+
+    def _codes(self, pair: Pair, codes: Sequence[int]) -> Sequence[int]:
+        if len(codes) != self.layout.image_tokens:
+            raise InputError(
+                f"pair {pair.id}: an image of {len(codes)} codes; the model's have {self.layout.image_tokens}"
+            )
+        if wrong := [code for code in codes if not 0 <= code < self.layout.codebook_size]:
+            raise InputError(f"pair {pair.id}: image code {wrong[0]}; the model has {self.layout.codebook_size}")
+        return codes
+
+    def _tokens(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+
+    def _placed(
+        self, log_B2: Tensor | None, tokens: Sequence[Sequence[float]], there: Sequence[int], count: int
+    ) -> Likelihood:
+        device = self.backbone.device
+        logs, lengths = torch.zeros((count, 2), device=device), torch.ones((count, 2), device=device)
+        present_B = torch.zeros(count, dtype=torch.bool, device=device)
+        if log_B2 is not None:
+            present_B[list(there)] = True
+            lengths[present_B] = torch.tensor(tokens, device=device)
+            logs = logs.masked_scatter(present_B[:, None], log_B2)
+        return Likelihood(logs, lengths, present_B)
