@@ -1,4 +1,4 @@
-"""Settings that were found to work, and what they are for."""
+"""Settings by name, and what they are for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ITEMS, QUICK_ITEMS = 240, 32
 
 
 def miniature(quick: bool = False) -> Loop:
-    """Of show-o-mini on two CPU cores: what the log of experiments (reports/LOG.md) came to."""
+    """Of show-o-mini on two CPU cores. A beginning: reports/LOG.md tells what was tried, and that none of it does."""
     curation = replace(MINIATURE, images=6 if quick else 10, ways=WAYS, caption_tokens=40)
     pairs = Rule(image_threshold=0.6, image_margin=0.1, caption_margin=0.05, per_item=2)
     training = Training(
@@ -27,7 +27,7 @@ def miniature(quick: bool = False) -> Loop:
         epochs=2.0 if quick else 4.0,
         batch=16,
         masks=4,
-        condition_dropout=0.0,  # it draws without guidance
+        condition_dropout=0.0,
         save_every=10,
     )
     return Loop(curation=curation, pairs=pairs, training=training)
