@@ -27,6 +27,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 FILES = ((CONFIG,), WEIGHTS, ("tokenizer.json",), ("tokenizer_config.json",))
 TOKENS = 384  # all-mpnet-base-v2 reads no more
 BATCH = 64
+DIGITS = 5  # of a cosine, below which two are equal
 
 
 class Sentences:
@@ -50,7 +51,9 @@ class Sentences:
         """For each text and its choices, one at least, the choice of greatest cosine; of equals the first."""
         texts = list(dict.fromkeys(t for text, choices in asked for t in (text, *choices)))
         vectors = dict(zip(texts, self.embed(texts), strict=True))
-        return [choices[int(np.argmax([vectors[text] @ vectors[c] for c in choices]))] for text, choices in asked]
+        # Rounded: equal texts of a batch may differ in their last bits, and which does depends on the threads.
+        cosines = ([round(float(vectors[text] @ vectors[c]), DIGITS) for c in choices] for text, choices in asked)
+        return [choices[int(np.argmax(of_text))] for (_, choices), of_text in zip(asked, cosines, strict=True)]
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of length 1, (N,D) float32, one a text."""
