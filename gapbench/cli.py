@@ -89,7 +89,7 @@ def run(
     judges = {task: _served(name, base_url) for task, name in _judges(judge or (), named).items()}
     if base_url and not any(f"@{base_url}" in name for name in (model, *judges.values())):
         raise InputError(f"--base-url {base_url}: neither the model nor a judge is openai:NAME without a server")
-    shard, device = _shard(device, to)
+    shard, device = shard_of(device, to)
     place = str(zoo.device_of(device))
     options = Options(seed, data, allow_partial, device=place, matching=matching, weighs=entry.weighs)
     chosen = catalogue.load_all(named, options, judges)
@@ -163,6 +163,9 @@ def submission(
     err.print(f"wrote {to}: {len(answers.given)} of {answers.expected} answers", highlight=False)
     if not answers.whole:
         err.print(f"  {answers.faults()}", highlight=False)
+    if split == "testdev" and everything is None:
+        wanted = "of test-dev alone; where the server wants all of test, name its question file with --everything"
+        err.print(f"  {wanted}", highlight=False)
 
 
 cli_report.register(app)
@@ -238,7 +241,7 @@ def _slug(model: str) -> str:
     return "".join(c if c.isalnum() or c in "-._" else "-" for c in Path(model).name) or "model"
 
 
-def _shard(device: str | None, to: Path | None) -> tuple[Shard, str | None]:
+def shard_of(device: str | None, to: Path | None) -> tuple[Shard, str | None]:
     """This process's share under torchrun, and the device that it should take."""
     from gapbench.run import Shard
 

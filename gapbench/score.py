@@ -40,9 +40,7 @@ class Scorer:
 
 SCORERS = {
     "pope": Scorer(pope.VARIANTS, pope_answers.read, pope.metrics, pope_answers.unparsed),
-    "mmmu": Scorer(
-        mmmu.VARIANTS, mmmu_answers.read, lambda records, _: mmmu.metrics(records), mmmu_answers.unparsed, mmmu.remarks
-    ),
+    "mmmu": Scorer(mmmu.VARIANTS, mmmu_answers.read, mmmu.metrics, mmmu_answers.unparsed, mmmu.remarks),
     "mme": Scorer(mme.VARIANTS, mme_answers.read, lambda records, _: mme.metrics(records), pope_answers.unparsed),
     "gqa": Scorer(gqa.VARIANTS, gqa.read_saved, lambda records, _: gqa.metrics(records), remarks=gqa.remarks),
     "vqav2": Scorer(

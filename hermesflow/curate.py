@@ -28,11 +28,10 @@ from gapbench.judges import DECODING, Judge
 from gapbench.prompts import SHORT_ANSWER
 from gapbench.records import Decoding, Failure, InputError, Picture, Prompt, Question, Sampling
 from gapbench.run import Progress, Shard
-from gapbench.store import write_json
 from gapbench.tasks.base import Response
 from gapbench.tasks.matching import Matching, matches, matching
 from hermesflow import candidate_files
-from hermesflow.candidate_files import ABOUT, FILE, read_candidates
+from hermesflow.candidate_files import FILE, read_candidates
 from hermesflow.caption_scores import CaptionScorer, scorer
 from hermesflow.records import Candidates, CaptionCandidate, ImageCandidate
 
@@ -46,6 +45,7 @@ SCHEMA = 1
 CAPTION_QUESTION = "Give a caption for this image."
 # (top_k, temperature): one greedy caption and the grid of HermesFlow's code.
 WAYS: tuple[tuple[int | None, float], ...] = ((1, 1.0), *((k, t) for k in (2, 3, 4) for t in (0.1, 0.7, 2.0)))
+UNREAD = "left out: items whose image cannot be read"
 CHUNK = 8  # items that are worked on together; decides batches, and so the last bits of what is computed
 
 
@@ -92,7 +92,8 @@ def curate(
     """The finished `candidates.jsonl` of the items: made, gone on with after a kill, or found complete.
 
     Its bytes depend on neither kills nor the number of processes. Raises InputError where the folder holds candidates
-    of another request, two items have one id, or the model does not read pictures as codes.
+    of another request or cannot be written, two items have one id, no image can be read, or the model does not read
+    pictures as codes.
     """
     if model.parts.clip is not None:
         raise InputError(
@@ -114,7 +115,11 @@ def curate(
         if not done.exists():
             candidate_files.merge(folder, items)
         if about["status"] != "complete":
-            write_json(folder / ABOUT, {**about, "status": "complete", "counts": _counts(read_candidates(done), how)})
+            about = {**about, "status": "complete", "counts": _counts(read_candidates(done), work)}
+            candidate_files.write_about(folder, about)
+        if items and about["counts"].get(UNREAD) == len(items):
+            what = f"none of {len(items)} images can be read, the first is {items[0].picture.key}"
+            raise InputError(f"{folder}: {what}; correct them, and give a new folder")
     shard.wait()
     return done
 
@@ -154,6 +159,8 @@ class Curator:
     def __init__(self, model: ShowO, how: Curation) -> None:
         self.model, self.how = model, how
         device = str(model.backbone.device)
+        if how.ways and how.caption_tokens > (room := _room(model)):
+            raise InputError(f"{how.caption_tokens} tokens a caption: {model.name} has room for {room}; ask for fewer")
         self.scorer: CaptionScorer | None = scorer(how.scorer, device) if how.ways else None
         self.matching: Matching | None = None
         self.judge: Judge | None = None
@@ -259,6 +266,7 @@ class Curator:
         prompts = [
             (row, Prompt(items[row].id, items[row].caption, first + number))
             for row in there
+            if not self.too_long(items[row].caption)
             for number in range(self.how.images)
         ]
         codes = self.model.draw_codes([prompt for _, prompt in prompts], Sampling())
@@ -279,6 +287,11 @@ class Curator:
                 )
                 found.setdefault(drawing.row, []).append(candidate)
         return found
+
+    def too_long(self, caption: str) -> bool:
+        """Whether the model would draw its beginning alone, and be judged by an end that it never read."""
+        tokens = self.model.parts.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids
+        return len(tokens) > self.model.layout.max_text - 2
 
     def _by_itself(
         self, drawn: Sequence[_Drawn], asked: Sequence[tuple[int, HomologousQuestion]]
@@ -322,18 +335,31 @@ class Curator:
             yield None if isinstance(said, Failure) else matches(str(said), question.answer)
 
 
-def _counts(candidates: Iterable[Candidates], how: Curation) -> dict[str, int]:
+def _room(model: ShowO) -> int:
+    """Tokens that a caption may have, beside its image and the question, within the model's positions."""
+    from gapbench.models.show_o.layout import question_text
+
+    question = model.parts.tokenizer(question_text(CAPTION_QUESTION), add_special_tokens=False).input_ids
+    picture, start = model.layout.image_tokens + 3, 1  # [mmu] [soi] codes [eoi], [sot]
+    return model.backbone.phi.config.max_position_embeddings - picture - start - len(question)
+
+
+def _counts(candidates: Iterable[Candidates], work: Curator) -> dict[str, int]:
     """Images that could not be read leave nothing of their item; else a caption is left out that is empty or could not
     be scored, and a drawing that was not made or could not be judged.
     """
+    how = work.how
     counts: Counter[str] = Counter(items=0, captions=0, drawings=0)
     for each in candidates:
         counts["items"] += 1
         if not each.codes:
-            counts["left out: items whose image cannot be read"] += 1
+            counts[UNREAD] += 1
             continue
         counts["captions"] += len(each.captions)
         counts["drawings"] += len(each.images)
         counts["left out: captions"] += len(how.ways) - len(each.captions)
-        counts["left out: drawings"] += how.images - len(each.images)
+        if how.images and work.too_long(each.caption):
+            counts["left out: all drawings of captions that are too long"] += 1
+        else:
+            counts["left out: drawings"] += how.images - len(each.images)
     return dict(counts)

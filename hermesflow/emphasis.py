@@ -17,9 +17,11 @@ by one factor per side, within FLOOR and CAP and with mean 1 over the pairs that
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -30,7 +32,8 @@ from gapbench.records import Estimate, InputError
 from gapbench.report.table import Column, Figure, Row, Table
 from gapbench.skills import SKILLS
 from gapbench.stats import TAIL
-from hermesflow.records import Pair
+from gapbench.store import RunFolder
+from hermesflow.records import NoPairs, Pair
 
 RULES = ("gap", "uniform", "understanding", "generation")
 FLOOR = 0.25
@@ -56,25 +59,31 @@ class Need(NamedTuple):
     drawings: float
 
 
-def weigh(pairs: Sequence[Pair], diagnostics: Mapping[str, Any], rule: str, model: str | None = None) -> Emphasis:
+def weigh(
+    pairs: Sequence[Pair], diagnostics: Mapping[str, Any] | None, rule: str, model: str | None = None
+) -> Emphasis:
     """Give each pair its weights, in place of those that it has.
 
     rule: "gap" as above; "uniform", all 1, the paper's Pair-DPO; "understanding" and "generation", 1 on this side
     and 0 on the other. A weight of a side that a pair lacks is 1, or 0 where the rule leaves the side out, and means
-    nothing. model: the name of the model that the diagnostics must be of, if given.
+    nothing. diagnostics: None where nothing was measured; the rule gap cannot do without. model: the name of the model
+    that the diagnostics must be of, if given.
 
     Raises InputError for another rule, diagnostics of another schema or model, without skills or that cannot be read,
     and where no pair has a side with a weight.
     """
     if rule not in RULES:
         raise InputError(f"emphasis {rule}: unknown; there is {', '.join(RULES)}")
-    measured = _measured(diagnostics, model)
+    if diagnostics is None and rule == "gap":
+        others = ", ".join(other for other in RULES if other != rule)
+        raise InputError(f"emphasis gap: needs the diagnostics of a run; without any there is {others}")
+    measured = {OVERALL: {}} if diagnostics is None else _measured(diagnostics, model)
     needs, spread = _needs(measured)
     captions = [_mean(needs, pair.skills).captions if pair.captions else None for pair in pairs]
     drawings = [_mean(needs, taught(pair)).drawings if pair.images else None for pair in pairs]
     trained = {"understanding": captions, "generation": drawings}.get(rule, [*captions, *drawings])
     if all(need is None for need in trained):
-        raise InputError(f"emphasis {rule}: none of {len(pairs)} pairs has what it trains; curate more items")
+        raise NoPairs(f"emphasis {rule}: none of {len(pairs)} pairs has what it trains; curate more items")
     weighed = [
         replace(
             pair,
@@ -85,8 +94,10 @@ def weigh(pairs: Sequence[Pair], diagnostics: Mapping[str, Any], rule: str, mode
             pairs, _weights(captions, rule), _weights(drawings, rule), strict=True
         )
     ]
-    rows = _rows(weighed, measured, needs)
-    head = {"rule": rule, "run": diagnostics.get("run"), "model": diagnostics.get("model"), "floor": FLOOR, "cap": CAP}
+    told, known = diagnostics or {}, {} if diagnostics is None else needs
+    rows = _rows(weighed, measured, known)
+    head = {"rule": rule, "run": told.get("run"), "model": told.get("model"), "floor": FLOOR, "cap": CAP}
+    spread = spread if known else {}
     return Emphasis(weighed, _table(rows, head, spread), {**head, "spread": spread, "skills": rows})
 
 
@@ -212,6 +223,36 @@ def _error(e: Estimate, overall: float) -> float:
 # --- Reading ----------------------------------------------------------------------------------------------------------
 
 
+def read_diagnostics(place: Path, model: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A run's diagnostics, by its folder or by the file.
+
+    model: what they must be of, as it describes itself; told by its weights where the run's manifest is there, else by
+    its name. Raises InputError where there are none, or they are of another model.
+    """
+    file = place / "diagnostics.json" if place.is_dir() else place
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{file}: no diagnostics there; give a run of a gap task, or of benchmarks") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read as diagnostics ({error}); measure anew") from None
+    if not isinstance(found, dict):
+        raise InputError(f"{file}: cannot be read as diagnostics; measure anew")
+    run = RunFolder(file.parent)
+    told = found.get("model")
+    measured = run.manifest()["request"]["model"] if run.manifest_path.is_file() else {"name": told}
+    if model is not None and (wanted := _identity(model, measured)) and wanted != _identity(measured, measured):
+        raise InputError(f"{file}: of {told}, which is another model; give those of a run of this one")
+    return found
+
+
+def _identity(model: Mapping[str, Any], like: Mapping[str, Any]) -> Any:
+    """The hashes of its weights, wherever they lie, or its name where `like` has none; None or empty if unknown."""
+    if "weights" in like:
+        return {part: file["sha256"] for part, file in model.get("weights", {}).items()}
+    return model.get("name")
+
+
 def _measured(diagnostics: Mapping[str, Any], model: str | None) -> dict[str, dict[str, Estimate]]:
     """skill (and `overall`) -> measure -> estimate, of what is needed here."""
     if not isinstance(diagnostics, Mapping) or diagnostics.get("schema") != SCHEMA:
@@ -258,7 +299,7 @@ def _estimates(told: Any, where: str) -> dict[str, Estimate]:
 def _rows(
     pairs: Sequence[Pair], measured: Mapping[str, Mapping[str, Estimate]], needs: Mapping[str, Need]
 ) -> dict[str, dict[str, Any]]:
-    """As JSON: of all and of each skill that was measured or that a pair has."""
+    """As JSON: of all and of each skill that was measured or that a pair has; without needs where there are none."""
     sides = (
         [(set(pair.skills), pair.understanding_weight) for pair in pairs if pair.captions],
         [(set(taught(pair)), pair.generation_weight) for pair in pairs if pair.images],
@@ -269,7 +310,8 @@ def _rows(
         if name not in seen:
             continue
         rows[name] = {measure: asdict(e) for measure, e in measured.get(name, {}).items()}
-        for side, weighed, need in zip(Need._fields, sides, needs.get(name, needs[OVERALL]), strict=True):
+        needed = needs.get(name, needs.get(OVERALL, (None, None)))
+        for side, weighed, need in zip(Need._fields, sides, needed, strict=True):
             weights = [weight for skills, weight in weighed if name == OVERALL or name in skills]
             mean = math.fsum(weights) / len(weights) if weights else None
             rows[name][side] = {"need": need, "pairs": len(weights), "weight": mean}
@@ -278,22 +320,28 @@ def _rows(
 
 def _table(rows: Mapping[str, Mapping[str, Any]], head: Mapping[str, Any], spread: Mapping[str, float]) -> Table:
     columns = [Column(measure) for measure in SHOWN]
-    columns += [Column(f"{side}: {what}") for side in Need._fields for what in ("need", "pairs", "weight")]
+    columns += [
+        Column(f"{side.removesuffix('s')} {what}") for side in Need._fields for what in ("need", "pairs", "weight")
+    ]
     drawn = []
     for name, row in rows.items():
         shown = [row.get(measure) for measure in SHOWN]
         cells = [e and Figure(e["value"], e["low"], e["high"]) for e in shown]
         for side in Need._fields:
             told = row[side]
-            weight = None if told["weight"] is None else Figure(told["weight"])
-            cells += [Figure(told["need"]), Figure(told["pairs"], digits=0), weight]
+            need, weight = (None if told[name] is None else Figure(told[name]) for name in ("need", "weight"))
+            cells += [need, Figure(told["pairs"], digits=0), weight]
         drawn.append(Row("all" if name == OVERALL else name, cells))
+    drawings = "Pairs are those with a question of the skill; of drawings, with one that tells winner from loser."
+    if not spread:
+        note = f"Rule {head['rule']}, without diagnostics: no skill is said to need more than another."
+        return Table("Emphasis", "skill", columns, drawn, [note, drawings])
     spreads = ", ".join(f"{measure} {value:.3f}" for measure, value in spread.items())
     blank = [name for name, row in rows.items() if not any(measure in row for measure in SHOWN)]
     notes = [
         f"Rule {head['rule']}, model {head['model']}; weights of the rule gap lie between {FLOOR:g} and {CAP:g}.",
         f"Needs are shrunk toward that of all; spread between skills, as a standard deviation: {spreads}.",
-        "Pairs are those with a question of the skill; of drawings, with one that tells winner from loser.",
+        drawings,
         *([f"Not measured, taken as all: {', '.join(blank)}."] if blank else []),
         f"Intervals: 95 %, as in the diagnostics of {head['run']}.",
     ]

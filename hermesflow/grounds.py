@@ -7,37 +7,40 @@ decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 from gapbench import tasks
-from gapbench.homologous import Homologous, HomologousQuestion
+from gapbench.homologous import Homologous, HomologousQuestion, normal
 from gapbench.judges import judge as judge_by_name
 from gapbench.records import InputError
 from gapbench.tasks.base import Options, Task
-from gapbench.tasks.gap import Gap
-from gapbench.tasks.matching import Exact
+from gapbench.tasks.gap import JUDGE, Gap
+from gapbench.tasks.matching import Exact, matching
+from hermesflow.homologous import hold_out, own_items
 
 FOLLOWED = 60  # scenes of the miniature's validation split
 
 
 @dataclass(frozen=True, slots=True)
 class Grounds:
-    """`items` are trained on; `follow` is a gap task; `judge` holds the gap task that decides, first, and the panel."""
+    """`items` are trained on; `follow` is a gap task; `judge` holds the gap task that decides, first, and the panel.
+
+    left_out: what of the data is in neither, by reason.
+    """
 
     name: str
     items: Sequence[Homologous]
     follow: Gap
     judge: Sequence[Task]
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def gap(self) -> str:
         """The name of the task that decides."""
         return self.judge[0].name
-
-
-def of_gap(name: str, items: Sequence[Homologous], source: str, judge: str, device: str | None, seed: int) -> Gap:
-    return Gap(name, items, judge_by_name(judge, device), source, Exact(), (seed,))
 
 
 def miniature(items: Sequence[Homologous], seed: int, device: str | None, panel: bool) -> Grounds:
@@ -53,9 +56,49 @@ def miniature(items: Sequence[Homologous], seed: int, device: str | None, panel:
         )
         for h in benchmarks.homologous_scenes(FOLLOWED, "validation")
     ]
-    follow = of_gap("gap-validation", followed, "miniature world 1, validation split", "eye", device, seed)
+    source = "miniature world 1, validation split"
+    follow = Gap("gap-validation", followed, judge_by_name("eye", device), source, Exact(), (seed,))
     names = tasks.SUITES["mini"] if panel else ("gap-mini",)
     judged = tasks.load_all(names, Options(seed, device=device))
     if not isinstance(judged[0], Gap):
         raise InputError("the suite mini begins with its gap task")
     return Grounds("the miniature world", items, follow, judged)
+
+
+def own(
+    place: Path,
+    share: float,
+    judge: str | None = None,
+    rule: str | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+) -> Grounds:
+    """One's own items, see `own_items`: `share` of the clusters is held out, half to follow and half to judge by.
+
+    judge: of the held-out gap, by default the paper's. rule: by which the model's answers mean a choice, by default
+    likelihood where all held-out questions have choices, else the nearest. An item whose caption is also held out is
+    not trained on. Raises InputError where the items do not suffice for all three parts.
+    """
+    left_out: Counter[str] = Counter()
+    items = own_items(place, count, seed, left_out)
+    try:
+        train, held = hold_out(items, share, seed)
+        follow, decide = hold_out(held, 0.5, seed)
+    except InputError as error:
+        raise InputError(f"{place}: {len(items)} items do not suffice to train, follow and judge: {error}") from None
+    captions = {normal(item.caption) for item in held}
+    kept = [item for item in train if normal(item.caption) not in captions]
+    if len(kept) < len(train):
+        left_out["items to train on whose caption is held out too"] = len(train) - len(kept)
+    if not kept:
+        raise InputError(f"{place}: every caption to train on is held out too; give more items, or hold out less")
+    rule = rule or ("likelihood" if all(q.choices for item in held for q in item.questions) else "nearest")
+    judges, match_by = judge_by_name(judge or JUDGE, device), matching(rule, device)
+
+    def gap(name: str, part: Sequence[Homologous]) -> Gap:
+        order = {cluster: number for number, cluster in enumerate(dict.fromkeys(item.cluster for item in part))}
+        together = sorted(part, key=lambda item: order[item.cluster])  # as runs want those of a cluster
+        return Gap(name, together, judges, f"held out of {place.resolve().name}", match_by, (seed,))
+
+    return Grounds(place.resolve().name, kept, gap("gap-follow", follow), [gap("gap-judge", decide)], left_out)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import count as count_up
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from gapbench import homologous, tasks
 from gapbench.data import journeydb
+from gapbench.data.pictures import UNREADABLE
 from gapbench.homologous import Homologous, HomologousQuestion, normal
 from gapbench.miniature import benchmarks, captions, prompts
 from gapbench.miniature.language import dense_caption, describe, photo_caption
@@ -80,20 +82,44 @@ def _miniature_prompts() -> Iterator[str]:
 # --- One's own --------------------------------------------------------------------------------------------------------
 
 
-def own_items(place: Path, count: int | None = None, seed: int = 0) -> list[Homologous]:
+def own_items(
+    place: Path, count: int | None = None, seed: int = 0, left_out: Counter[str] | None = None
+) -> list[Homologous]:
     """Items of a `homologous.jsonl` or its folder, or of a folder with JourneyDB's train/; all, or `count` by chance.
 
-    JourneyDB is only sampled from, one image of each prompt. Raises InputError where there are none.
+    JourneyDB is only sampled from, one image of each prompt. Adds to `left_out` what cannot be used, by reason. Raises
+    InputError where there are no items, or no image of theirs can be opened.
     """
-    if place.is_dir() and not (place / homologous.FILE).is_file() and journeydb.find(place, "train"):
+    left_out = Counter() if left_out is None else left_out
+    if place.is_dir() and not (place / homologous.FILE).is_file():
+        if not journeydb.find(place, "train"):
+            made = "`gapbench data homologous` makes one"
+            raise InputError(f"{place}: neither {homologous.FILE} nor JourneyDB's train/ in it; {made}")
         if count is None:
             raise InputError(f"{place}: JourneyDB is large; say how many items to take")
-        return journeydb.sample(journeydb.read_journeydb(place, "train"), count, seed).items
-    items = homologous.read(place)
+        found = journeydb.sample(journeydb.read_journeydb(place, "train"), count, seed)
+        left_out.update(found.left_out)
+        return found.items
+    every = homologous.read(place, pictures=False)
+    items = [item for item in every if _opens(item)]
+    if not items:
+        what = f"none of {len(every)} images can be opened, the first is {every[0].picture.key}"
+        raise InputError(f"{place}: {what}; they are looked for beside {homologous.FILE}")
+    if len(items) < len(every):
+        left_out["items whose image cannot be opened"] += len(every) - len(items)
     if count is None or count >= len(items):
         return items
     chosen = set(sorted((item.id for item in items), key=partial(_chance, seed))[:count])
     return [item for item in items if item.id in chosen]
+
+
+def _opens(item: Homologous) -> bool:
+    """Whether there is an image, as far as its first bytes tell."""
+    try:
+        item.picture.open().close()
+    except UNREADABLE:
+        return False
+    return True
 
 
 def _chance(seed: int, name: str) -> bytes:

@@ -132,11 +132,29 @@ def drawing_row(
     return Row(layout.prompt_block(prompt), (win, lose), targets, 0, drawn=True)
 
 
-def log_likelihood(backbone: Backbone, rows: Sequence[Row], columns: slice = slice(None)) -> Tensor:
+def log_likelihood(
+    backbone: Backbone,
+    rows: Sequence[Row],
+    columns: slice = slice(None),
+    unprompted: Sequence[Row] = (),
+    guidance: float = 0.0,
+) -> Tensor:
     """(R,2) float32: the sum of the log-probabilities of the winner's and the loser's targets.
 
-    columns: the part of the vocabulary that is possible; all targets must be in it.
+    columns: the part of the vocabulary that is possible; all targets must be in it. unprompted: with `guidance` g, the
+    same rows without their prompts, and the logits are (1 + g) times the rows' less g times those of these.
     """
+    hidden_MD, target_M, counts = _scored(backbone, [*rows, *unprompted])
+    logits_MC = backbone.logits(hidden_MD, columns)
+    if unprompted:
+        with_MC, without_MC = logits_MC.chunk(2)
+        logits_MC, target_M = (1 + guidance) * with_MC - guidance * without_MC, target_M[: len(with_MC)]
+    log_M = -F.cross_entropy(logits_MC, target_M - (columns.start or 0), reduction="none")
+    return torch.stack([part.sum() for part in log_M.split(counts[: 2 * len(rows)])]).view(len(rows), 2)
+
+
+def _scored(backbone: Backbone, rows: Sequence[Row]) -> tuple[Tensor, Tensor, list[int]]:
+    """Hidden states (M,D) that predict the rows' targets (M,), and how many each of the 2R ends has."""
     device = backbone.device
     lengths = [len(row.start) + sum(map(len, row.ends)) for row in rows]
     length = max(lengths)
@@ -158,9 +176,7 @@ def log_likelihood(backbone: Backbone, rows: Sequence[Row], columns: slice = sli
     inputs = torch.tensor(ids, device=device)
     hidden_RLD = backbone.hidden(inputs, visible[:, None], torch.tensor(positions, device=device))
     hidden_MD = hidden_RLD.flatten(0, 1)[torch.tensor(at, device=device)]
-    target_M = torch.tensor(tokens, device=device) - (columns.start or 0)
-    log_M = -F.cross_entropy(backbone.logits(hidden_MD, columns), target_M, reduction="none")
-    return torch.stack([part.sum() for part in log_M.split(counts)]).view(len(rows), 2)
+    return hidden_MD, torch.tensor(tokens, device=device), counts
 
 
 def caption_log_likelihood(backbone: Backbone, rows: Sequence[Row]) -> Tensor:
@@ -175,18 +191,23 @@ def image_log_likelihood(
     images: Sequence[Sequence[Sequence[int]]],
     masked_BKN: Tensor,
     full_vocabulary: bool = False,
+    guidance: float = 0.0,
 ) -> Tensor:
-    """(B,2) float32, the mean over the masks, of each prompt's two images (codes).
+    """(B,2) float32, the mean over the masks, of each prompt's two images (codes), as they are drawn with `guidance`.
 
     Only image codes are possible, unless `full_vocabulary`, which is the released code's.
     """
-    rows = [
-        drawing_row(layout, prompt, pair, masked_N, full_vocabulary)
-        for prompt, pair, masked_KN in zip(prompts, images, masked_BKN, strict=True)
-        for masked_N in masked_KN
-    ]
+
+    def rows_of(prompts: Sequence[Sequence[int]]) -> list[Row]:
+        return [
+            drawing_row(layout, prompt, pair, masked_N, full_vocabulary)
+            for prompt, pair, masked_KN in zip(prompts, images, masked_BKN, strict=True)
+            for masked_N in masked_KN
+        ]
+
+    rows, unprompted = rows_of(prompts), rows_of([[]] * len(prompts)) if guidance else []
     codes = slice(layout.image_offset, layout.image_offset + layout.codebook_size)
-    by_row = log_likelihood(backbone, rows, slice(None) if full_vocabulary else codes)
+    by_row = log_likelihood(backbone, rows, slice(None) if full_vocabulary else codes, unprompted, guidance)
     return by_row.view(*masked_BKN.shape[:2], 2).mean(dim=1)
 
 
@@ -206,14 +227,18 @@ class Likelihood(NamedTuple):
 class Likelihoods:
     """The log-likelihoods of pairs under a Show-o, whose gradients they have unless they are taken without.
 
-    question: what the captions were sampled for.
+    question: what the captions were sampled for. guidance: of drawings. The distribution that is sampled from is the
+    guided one, so a preference among its samples is about that; 0 takes the prompted logits alone, as the released
+    code of HermesFlow does.
     """
 
-    def __init__(self, model: ShowO, masks: Masks, question: str, full_vocabulary: bool = False) -> None:
+    def __init__(
+        self, model: ShowO, masks: Masks, question: str, full_vocabulary: bool = False, guidance: float = 0.0
+    ) -> None:
         if model.parts.clip is not None:
             raise InputError(f"{model.name}: CLIP-ViT checkpoints do not read image codes, so pairs cannot train them")
         self.backbone, self.layout, self.masks = model.backbone, model.layout, masks
-        self.question, self.full_vocabulary = question, full_vocabulary
+        self.question, self.full_vocabulary, self.guidance = question, full_vocabulary, guidance
         self._tokenizer = model.parts.tokenizer
         self._text = [self.layout.eot, *self._tokens(question_text(question))]
 
@@ -237,7 +262,9 @@ class Likelihoods:
             images.append([self._codes(pair, image.codes) for image in (pair.images.win, pair.images.lose)])
             masked.append(self.masks.draw(pair.id, visit, self.layout.image_tokens))
         masked_BKN = torch.stack(masked)
-        log_B2 = image_log_likelihood(self.backbone, self.layout, prompts, images, masked_BKN, self.full_vocabulary)
+        log_B2 = image_log_likelihood(
+            self.backbone, self.layout, prompts, images, masked_BKN, self.full_vocabulary, self.guidance
+        )
         edges = 2 * self.full_vocabulary
         tokens = [[count + edges] * 2 for count in masked_BKN.sum(dim=2).float().mean(dim=1).tolist()]
         return self._placed(log_B2, tokens, there, len(pairs))

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+from gapbench.models import zoo
+from gapbench.models.show_o import files
+from gapbench.records import InputError
+from hermesflow import grounds as grounds_of
 from hermesflow.close_gap import Loop
-from hermesflow.curate import MINIATURE
+from hermesflow.curate import MINIATURE, Curation
 from hermesflow.grounds import Grounds
-from hermesflow.grounds import miniature as grounds_of
 from hermesflow.homologous import refuse_contaminated, train_items
 from hermesflow.pair_dpo import PairDPO
 from hermesflow.preferences import Rule
@@ -33,8 +37,57 @@ def miniature(quick: bool = False) -> Loop:
     return Loop(curation=curation, pairs=pairs, training=training)
 
 
+def published(quick: bool = False) -> Loop:
+    """Of Show-o at 1.3 billion parameters, after HermesFlow (arXiv 2502.12148): ten captions and 16 drawings an item,
+    drawings above 0.6, batches of 4 pairs at 2e-5 with AdamW, beta 0.2.
+
+    Its 3,000 steps over 5,000 items are 2.4 passes, which fit any number of items. One pair is in memory at a time.
+    """
+    training = Training(epochs=2.4, batch=4, at_once=1, gradient_checkpointing=True)
+    if not quick:
+        return Loop(training=training)
+    return Loop(curation=Curation(images=4), training=replace(training, epochs=1.0))
+
+
+def is_miniature(model: str) -> bool:
+    """Whether a model, by zoo name or checkpoint folder, is smaller than the published ones.
+
+    Raises InputError where there is no such model, or it cannot be trained.
+    """
+    entry = zoo.resolve(model)
+    if entry.family != "show_o":
+        raise InputError(f"--model {model}: cannot be trained here; give a Show-o, by zoo name or checkpoint folder")
+    config = entry.folder and files.find_config(entry.folder)
+    return config is not None and "phi_config" in files.read_json(config)  # published ones are Phi-1.5, unsaid
+
+
+def of(model: str, own: bool, quick: bool = False) -> Loop:
+    """The settings for a model's size; on `own` items captions and answers are scored as the paper scores them."""
+    how = miniature(quick) if is_miniature(model) else published(quick)
+    if not own:
+        return how
+    paper = Curation()
+    return replace(how, curation=replace(how.curation, scorer=paper.scorer, matching=paper.matching))
+
+
 def miniature_grounds(count: int, seed: int, device: str | None, panel: bool) -> Grounds:
     """Training items of the miniature world, and what they are measured on. Raises InputError where these overlap."""
-    grounds = grounds_of(train_items(count, seed), seed, device, panel)
+    return _apart(grounds_of.miniature(train_items(count, seed), seed, device, panel))
+
+
+def own_grounds(
+    place: Path,
+    share: float,
+    judge: str | None = None,
+    rule: str | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+) -> Grounds:
+    """One's own homologous items, see `grounds.own`. Raises InputError where these overlap with an evaluation."""
+    return _apart(grounds_of.own(place, share, judge, rule, count, seed, device))
+
+
+def _apart(grounds: Grounds) -> Grounds:
     refuse_contaminated(grounds.items, (grounds.follow, *grounds.judge))
     return grounds

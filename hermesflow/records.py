@@ -15,6 +15,8 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from gapbench.records import InputError
+
 T = TypeVar("T")
 
 Codes = tuple[int, ...]  # of one image, in raster order
@@ -91,6 +93,10 @@ class Pairs:
 
     pairs: Sequence[Pair]
     dropped: Mapping[str, int] = field(default_factory=dict)
+
+
+class NoPairs(InputError):
+    """There is nothing to train on: no pair, or none with a side that has a weight."""
 
 
 # --- As JSON ----------------------------------------------------------------------------------------------------------

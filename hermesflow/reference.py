@@ -11,17 +11,22 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gapbench.records import InputError
+from hermesflow import processes
 from hermesflow.checkpoints import writing
 from hermesflow.likelihood import Likelihoods, Masks
 from hermesflow.records import Pair
+
+if TYPE_CHECKING:
+    from gapbench.run import Progress
 
 VERSION = 1
 
@@ -92,6 +97,28 @@ def fill(
     return ReferenceCache(values, likelihoods.masks)
 
 
+@contextmanager
+def told_to(progress: Progress | None, title: str) -> Iterator[Callable[[int, int], None]]:
+    """A function of what is done, and of how much there is, that tells `progress`, as `fill` wants it."""
+    begun = False
+
+    def tell(done: int, total: int) -> None:
+        nonlocal begun
+        if progress is None or processes.rank() > 0:
+            return
+        if begun:
+            progress.advance(1)
+        else:
+            progress.start(title, total, done)
+            begun = True
+
+    try:
+        yield tell
+    finally:
+        if begun:
+            progress.stop()
+
+
 @torch.no_grad()
 def _take(likelihoods: Likelihoods, key: Key, pair: Pair) -> tuple[float, float]:
     found = likelihoods.captions([pair]) if key.visit is None else likelihoods.images([pair], [key.visit])
@@ -117,6 +144,7 @@ def header(likelihoods: Likelihoods) -> dict[str, Any]:
         "masks": {**masks, "rates": list(masks["rates"])},
         "question": likelihoods.question,
         "full_vocabulary": likelihoods.full_vocabulary,
+        "guidance": likelihoods.guidance,
         "autocast": str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None,
     }
 

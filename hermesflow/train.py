@@ -19,8 +19,8 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -39,7 +39,7 @@ from hermesflow.likelihood import Likelihoods, Masks
 from hermesflow.low_rank import LowRank
 from hermesflow.pair_dpo import Margins, PairDPO, Term, pair_dpo
 from hermesflow.records import Pair, to_json
-from hermesflow.reference import ReferenceCache, fill, fingerprint
+from hermesflow.reference import ReferenceCache, fill, fingerprint, told_to
 from hermesflow.schedule import Visit, frequency, learning_rate, reweighted, visits, with_weight
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Training:
 
     epochs: passes over the pairs; `steps`, where given, says it instead. batch: pairs a step, of which `at_once` (None:
     all) are in memory together. warm_up: share of the steps. clip: largest norm of the gradient, None for any.
-    masks, rates, condition_dropout, mask_sets: see `likelihood.Masks`.
+    masks, rates, condition_dropout, mask_sets: see `likelihood.Masks`. guidance: see `likelihood.Likelihoods`.
     sampling: pairs come as often as their weights say, instead of counting as much; the gradient is the same on
     average. balanced: the loss's balance follows the gradients, so that both sides pull alike. lora: rank of low-rank
     updates that are merged in at the end; 0 trains all weights. seed: of order and masks.
@@ -75,6 +75,7 @@ class Training:
     rates: tuple[float, float] = (0.0, 1.0)
     condition_dropout: float = 0.1
     mask_sets: int | None = None
+    guidance: float = 0.0
     sampling: bool = False
     balanced: bool = False
     lora: int = 0
@@ -106,10 +107,12 @@ def train(
     how: Training,
     folder: Path,
     progress: Progress | None = None,
+    tracked: Callable[[dict[str, Any]], None] | None = None,
 ) -> Path:
     """Train a copy of `model` on `pairs` and return the checkpoint's folder. `reference` may be `model` itself.
 
     Neither is changed. Called again after a kill, it goes on; called again at the end, it returns at once.
+    tracked: is told every line of metrics, in the first process; after a kill those that are kept once more, first.
     Raises InputError for no pairs, pairs that the model cannot have made, a folder of another stage or one that cannot
     be written, and a loss that is no longer finite (the model as it was before is then in FOLDER/stopped-STEP).
     """
@@ -123,7 +126,7 @@ def train(
             claim(folder, {**names, "steps": steps}, _asked(model, reference, pairs, how))
         processes.wait_for_all()
         if not checkpoint.exists():
-            Stage(model, reference, kept, how, steps, folder, progress).run(checkpoint)
+            Stage(model, reference, kept, how, steps, folder, progress, tracked).run(checkpoint)
         processes.wait_for_all()
         if first:
             (folder / "state.pt").unlink(missing_ok=True)
@@ -142,11 +145,12 @@ class Stage:
         steps: int,
         folder: Path,
         progress: Progress | None = None,
+        tracked: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
-        self.how, self.steps, self.folder, self.progress = how, steps, folder, progress
+        self.how, self.steps, self.folder, self.progress, self.tracked = how, steps, folder, progress, tracked
         masks = Masks(how.seed, how.masks, how.rates, how.condition_dropout, how.mask_sets)
         count = steps * how.batch if how.steps else max(1, round(how.epochs * len(pairs)))
-        referred = Likelihoods(reference, masks, CAPTION_QUESTION)
+        referred = Likelihoods(reference, masks, CAPTION_QUESTION, guidance=how.guidance)
         referred.check(pairs)
         shares = [frequency(pair) if how.sampling else 1.0 for pair in pairs]
         self.order = visits(shares, count, how.seed)
@@ -160,7 +164,7 @@ class Stage:
             phi.activation_checkpointing_enable({"use_reentrant": False})
             for layer in phi.model.layers:
                 layer.training = True  # of the layer alone, not of what is in it: no dropout is wanted
-        self.likelihoods = Likelihoods(self.model, masks, CAPTION_QUESTION)
+        self.likelihoods = Likelihoods(self.model, masks, CAPTION_QUESTION, guidance=how.guidance)
         self.parameters = {name: value for name, value in phi.named_parameters() if value.requires_grad}
         self.optimizer = _optimizer(self.parameters, how)
         self.balance = how.loss.balance
@@ -174,7 +178,7 @@ class Stage:
             if min(processes.rank(), 1) == rank:
                 for count in sorted(set(times.values())):
                     group = [pair for number, pair in enumerate(self.pairs) if times[number] == count]
-                    with _autocast(likelihoods.backbone.device), _told(self.progress, "reference") as told:
+                    with _autocast(likelihoods.backbone.device), told_to(self.progress, "reference") as told:
                         cache = fill(file, likelihoods, group, count, told)
             processes.wait_for_all()
         assert cache is not None
@@ -315,6 +319,8 @@ class Stage:
             with writing(file):
                 lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
                 write_bytes(file, b"".join(lines[: self.done]))
+            for line in lines[: self.done] if self.tracked else ():
+                self.tracked(json.loads(line))
 
     def _save(self) -> None:
         state = {
@@ -329,6 +335,8 @@ class Stage:
         file = self.folder / "metrics.jsonl"
         with writing(file), file.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(line) + "\n")
+        if self.tracked:
+            self.tracked(line)
         if self.progress:
             self.progress.advance(1)
 
@@ -364,28 +372,6 @@ def _optimizer(parameters: dict[str, Tensor], how: Training) -> torch.optim.Adam
 def _autocast(device: torch.device) -> torch.autocast:
     """bfloat16 on a GPU, around the loss and not around a `forward` that nothing calls; the weights stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
-
-
-@contextmanager
-def _told(progress: Progress | None, title: str) -> Iterator[Callable[[int, int], None]]:
-    """A function of what is done, and of how much there is, that tells `progress`."""
-    begun = False
-
-    def tell(done: int, total: int) -> None:
-        nonlocal begun
-        if progress is None or processes.rank() > 0:
-            return
-        if begun:
-            progress.advance(1)
-        else:
-            progress.start(title, total, done)
-            begun = True
-
-    try:
-        yield tell
-    finally:
-        if begun:
-            progress.stop()
 
 
 def _asked(model: ShowO, reference: ShowO, pairs: Sequence[Pair], how: Training) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Scorers of other projects, loaded by path and never installed: GAPBENCH_PEERS is a folder with the unpacked wheel
 
 pip download --no-deps lmms-eval==0.7.3 -d "$GAPBENCH_PEERS" && unzip "$GAPBENCH_PEERS"/lmms_eval-*.whl
+
+and, for those of VLMEvalKit, with the folder vlmeval/ of github.com/open-compass/VLMEvalKit at e8e78f0.
 """
 
 from __future__ import annotations
@@ -40,5 +42,17 @@ def lmms_eval(file: str, *needs: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"peer_{path.parent.name}_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     with patch.dict(sys.modules, stubs):
+        spec.loader.exec_module(module)
+    return module
+
+
+def vlmevalkit(file: str) -> ModuleType:
+    """A file of VLMEvalKit's as a module, its imports stubbed."""
+    path = Path(os.environ.get("GAPBENCH_PEERS", "nowhere")) / "vlmeval" / file
+    if not path.is_file():
+        pytest.skip(f"no {path}; set GAPBENCH_PEERS to a folder with VLMEvalKit's vlmeval/")
+    spec = importlib.util.spec_from_file_location(f"peer_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    with patch.dict(sys.modules, {name: MagicMock() for name in ("vlmeval", "vlmeval.smp", "vlmeval.smp.log")}):
         spec.loader.exec_module(module)
     return module

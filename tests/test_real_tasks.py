@@ -132,6 +132,7 @@ def test_a_runs_answers_become_the_servers_file(
     assert "the official file has 107394" in capsys.readouterr().err
     monkeypatch.setattr(vqav2_answers, "COUNTS", {})
     cli.main()
+    assert "of test-dev alone; where the server wants all of test, name" in " ".join(capsys.readouterr().err.split())
     written = json.loads((tmp_path / "results.json").read_text())
     answers = {record.item: record.response for record in RunFolder(tmp_path / "run").records("vqav2-testdev")}
     assert {str(row["question_id"]): row["answer"] for row in written} == answers

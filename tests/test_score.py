@@ -95,6 +95,15 @@ def test_every_form_gives_the_same_score(data, tmp_path, form) -> None:
     assert scored.records[0].details == {"said": "yes", "label": "yes", "split": "random"}
 
 
+def test_byte_order_mark_line_ends_and_separators_inside_answers_do_not_matter(data, tmp_path) -> None:
+    rows = [{**row, "response": f"{row['response']}, of\u2028\x85course"} for row in ROWS]
+    text = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "any.jsonl").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    scored = score("pope", tmp_path / "any.jsonl", data)
+    assert scored.metrics["pooled/accuracy"].value == 0.9
+    assert scored.records[0].response == "yes, of\u2028\x85course"
+
+
 FAULTS = {
     "missing": (ROWS[:6] + ROWS[7:], "1 missing", r"random/7", 2999),
     "truncated": (ROWS[:-4], "4 missing", r"random/2997, random/2998, random/2999, \.\.\.", 2996),
@@ -193,6 +202,14 @@ def test_files_whose_split_is_unclear(shared, tmp_path) -> None:
     refused("does not tell the split", "pope", document(tmp_path / "random_popular.json", ANSWERS), real)
     document(tmp_path / "random.json", ANSWERS)
     refused("both named after the split random", "pope", tmp_path, real)
+
+
+def test_a_part_of_the_questions_will_not_do_whatever_is_allowed(tmp_path) -> None:
+    answers = lines(tmp_path / "random.jsonl", ROWS)
+    lines(tmp_path / "coco_pope_random.json", [question(number) for number in range(1, 61)])
+    for allow_partial in (False, True):
+        with pytest.raises(InputError, match=r"60 questions, the official data have 3000; .* `gapbench run --allow-p"):
+            score("pope", answers, tmp_path, allow_partial=allow_partial)
 
 
 def test_one_split_of_three_is_a_partial_score(shared) -> None:

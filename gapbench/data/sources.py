@@ -181,5 +181,5 @@ def check_count(where: object, what: str, found: int, official: int, allow_parti
     if found == 0:
         raise InputError(f"{where}: no {what} in it")
     if found > official or (found < official and not allow_partial):
-        how = "" if found > official else ", or measure what is there with --allow-partial"
+        how = "" if found > official else ", or measure what is there with `gapbench run --allow-partial`"
         raise InputError(f"{where}: {found} {what}, the official data have {official}; download them again{how}")

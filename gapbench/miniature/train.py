@@ -3,10 +3,11 @@
     python -m gapbench.miniature.train --out weights/show-o-mini            # an hour or two on two cores
     python -m gapbench.miniature.train --out weights/show-o-mini --device cuda
 
-Two stages. The image tokenizer (MAGVIT-v2 at 1.9 million parameters) learns the code book of `tiles.py`: its encoder
+Three stages. The image tokenizer (MAGVIT-v2 at 1.9 million parameters) learns the code book of `tiles.py`: its encoder
 the bits of every code, its decoder the pixels, on random grids, coherent and not. The transformer learns both
 directions at once, as Show-o does: to draw, the masked codes of a picture under its caption (masked token prediction
 with a cosine mask rate); to answer, the text after a question, several questions about a picture sharing one row.
+Drawing comes later than answering, so a third stage goes on with it, and with every fourth batch of questions.
 Everything is drawn from the seed; the transformer sees scenes of the training split alone.
 """
 
@@ -22,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -156,8 +157,12 @@ class Writer:
     def tokens(self, text: str) -> list[int]:
         return self.tokenizer(text).input_ids
 
-    def drawing(self, rng: random.Random, count: int, dense: bool, text_length: int) -> Rows:
-        """`count` drawing rows, text left-padded to `text_length`; one row in ten has the empty prompt."""
+    def drawing(self, rng: random.Random, count: int, dense: bool, text_length: int, high: float = 0.0) -> Rows:
+        """`count` drawing rows, text left-padded to `text_length`; one row in ten has the empty prompt.
+
+        high: so many of the rows have a mask rate of the upper half of the schedule, where the text alone tells what
+        to draw; below it most codes follow from their neighbours.
+        """
         layout, side = self.layout, self.layout.image_tokens
         rows, pads, at, target = [], [], [], []
         length = text_length + side + 2
@@ -169,7 +174,8 @@ class Writer:
             caption = caption or describe(scene, rng).text
             block = layout.prompt_block([] if rng.random() < 0.1 else self.tokens(caption))
             codes = tiles.codes_of(scene) + layout.image_offset
-            masked = rng.sample(range(side), max(1, round(side * math.cos(math.pi / 2 * rng.random()))))
+            within = rng.random() * (0.5 if row < high * count else 1.0)
+            masked = rng.sample(range(side), max(1, round(side * math.cos(math.pi / 2 * within))))
             image = codes.copy()
             image[masked] = layout.mask
             pads.append(text_length - len(block))
@@ -233,16 +239,30 @@ class Writer:
         return Rows(ids, positions, visible[:, None], torch.tensor(at), torch.tensor(target))
 
 
-def train_transformer(
-    text_tokenizer, steps: int, seed: int, device: torch.device, log, save
-) -> tuple[torch.nn.Module, Layout]:
+class Course(NamedTuple):
+    """Every step has 32 drawing rows, every `answer_every`-th also 20 answering rows. high: see `Writer.drawing`."""
+
+    name: str
+    steps: int
+    answer_every: int
+    high: float
+
+
+def new_transformer(text_tokenizer, seed: int) -> tuple[torch.nn.Module, Layout]:
     from transformers import PhiConfig, PhiForCausalLM
 
     torch.manual_seed(seed)
     layout = Layout(len(text_tokenizer), 2**tiles.BITS, tiles.SIDE**2, text_tokenizer.eos_token_id, MAX_TEXT)
     # On a CPU, compiled eager attention takes half the time of the fused kernel at these sizes.
     config = PhiConfig(**{**PHI, "vocab_size": layout.vocabulary}, attn_implementation="eager")
-    model = PhiForCausalLM(config).to(device)
+    return PhiForCausalLM(config), layout
+
+
+def train_transformer(
+    model: torch.nn.Module, layout: Layout, course: Course, text_tokenizer, seed: int, device: torch.device, log, save
+) -> None:
+    steps = course.steps
+    model = model.to(device).train()
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
@@ -253,8 +273,8 @@ def train_transformer(
         lambda step: min((step + 1) / warmup, 0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2),
     )
     body = torch.compile(model.model, dynamic=False)
-    writer, rng = Writer(text_tokenizer, layout), random.Random(seed)
-    log(f"transformer: {sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {layout.vocabulary}")
+    writer, rng = Writer(text_tokenizer, layout), random.Random(f"{seed}/{course.name}" if course.high else seed)
+    log(f"{course.name}: {sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {layout.vocabulary}")
 
     def loss_of(rows: Rows) -> Tensor:
         ids, positions, visible, at, target = (x.to(device) for x in rows)
@@ -267,23 +287,23 @@ def train_transformer(
     started, seen, means = time.time(), 0, {"draw": 0.0, "answer": 0.0}
     for step in range(1, steps + 1):
         dense = step % 4 == 0
-        draw = writer.drawing(rng, 32, dense, text_length=38 if dense else 22)
-        answer = writer.answering(rng, 20, length=160)
-        losses = {"draw": loss_of(draw), "answer": loss_of(answer)}
+        batches = {"draw": writer.drawing(rng, 32, dense, 38 if dense else 22, course.high)}
+        if step % course.answer_every == 0:
+            batches["answer"] = writer.answering(rng, 20, length=160)
+        losses = {name: loss_of(rows) for name, rows in batches.items()}
         optimizer.zero_grad()
         sum(losses.values()).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        seen += draw.ids.numel() + answer.ids.numel()
+        seen += sum(rows.ids.numel() for rows in batches.values())
         for name, loss in losses.items():
             means[name] += (loss.item() - means[name]) * min(1.0, 1 / min(step, 100))
         if step % 100 == 0 or step == steps:
-            rate = seen / (time.time() - started)
-            log(f"transformer {step}/{steps} draw {means['draw']:.4f} answer {means['answer']:.4f} {rate:.0f} tokens/s")
-        if step % 1000 == 0:
+            told = " ".join(f"{name} {mean:.4f}" for name, mean in means.items())
+            log(f"{course.name} {step}/{steps} {told} {seen / (time.time() - started):.0f} tokens/s")
+        if step % 1000 == 0 or step == steps:
             save(model, layout)
-    return model.eval(), layout
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -312,6 +332,12 @@ def save_transformer(model: torch.nn.Module, layout: Layout, folder: Path) -> No
     )
 
 
+def transformer_state(folder: Path) -> dict[str, Tensor]:
+    """What `save_transformer` wrote, in float32."""
+    state = load_file(folder / "pytorch_model.safetensors")
+    return {key.removeprefix("showo."): value.float() for key, value in state.items()}
+
+
 def save_magvit(model: Magvit, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps(MAGVIT.to_dict(), indent=1) + "\n")
@@ -322,8 +348,9 @@ def save_magvit(model: Magvit, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint into")
-    parser.add_argument("--stage", choices=("all", "magvit", "transformer"), default="all")
-    parser.add_argument("--steps", type=int, default=4000, help="of the transformer")
+    parser.add_argument("--stage", choices=("all", "magvit", "transformer", "drawing"), default="all")
+    parser.add_argument("--steps", type=int, default=4000, help="of the transformer, both ways")
+    parser.add_argument("--drawing-steps", type=int, default=5000, help="of the transformer, mostly drawing")
     parser.add_argument("--encoder-steps", type=int, default=800)
     parser.add_argument("--decoder-steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
@@ -344,12 +371,26 @@ def main() -> None:
         magvit = train_magvit(steps, 32, args.seed, device, log)
         save_magvit(magvit, args.out / "magvitv2")
         check_magvit(magvit, device, log)
-    if args.stage in ("all", "transformer"):
-        text_tokenizer = AutoTokenizer.from_pretrained(args.out)
-        model, layout = train_transformer(
-            text_tokenizer, args.steps, args.seed, device, log, lambda m, lay: save_transformer(m, lay, args.out)
-        )
-        save_transformer(model, layout, args.out)
+    if args.stage == "magvit":
+        return
+    text_tokenizer = AutoTokenizer.from_pretrained(args.out)
+    model, layout = new_transformer(text_tokenizer, args.seed)
+    if args.stage == "drawing":
+        model.load_state_dict(transformer_state(args.out))
+    courses = {"transformer": Course("transformer", args.steps, 1, 0.0)}
+    courses["drawing"] = Course("drawing", args.drawing_steps, 4, 0.5)
+    for name, course in courses.items():
+        if args.stage in ("all", name):
+            train_transformer(
+                model,
+                layout,
+                course,
+                text_tokenizer,
+                args.seed,
+                device,
+                log,
+                lambda m, lay: save_transformer(m, lay, args.out),
+            )
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gapbench.tasks import mme, mmmu, vqav2
+from gapbench.tasks import mme, mmmu, vqav2_files
 
 Better = Literal["higher", "lower", ""]
 
@@ -59,12 +59,13 @@ HEADLINES: dict[str, dict[str, str]] = {
     "mmmu": {
         "accuracy": "accuracy",
         "accuracy/official-random": "with official random fallback",
+        "unparsed": "share of unparsed answers",
         **{f"discipline/{name}": name for name in mmmu.DISCIPLINES},
     },
     "mme": {name: name for name in (*mme.GROUPS, *mme.SUBTASKS)},
     "gqa": {name: name for name in ("accuracy", "binary", "open")},
     "flickr30k": {"cider": "CIDEr", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L"},
-    "vqav2": {"accuracy": "accuracy"} | {f"answer_type/{name}": name for name in vqav2.ANSWER_TYPES},
+    "vqav2": {"accuracy": "accuracy"} | {f"answer_type/{name}": name for name in vqav2_files.ANSWER_TYPES},
 }
 TITLES = {
     "gap": "Gap",
@@ -81,7 +82,11 @@ TITLES = {
 HOSTED = "lm-eval-"  # before the name of a task of lm-evaluation-harness
 
 # What is not better the higher it is. A ratio of answers, or what the judge alone brings in, is neither good nor bad.
-_LOWER = {("coco", "fid"), *(("gap", name) for name in ("gap", "macro/gap", "p10", "drawing_loss"))}
+_LOWER = {
+    ("coco", "fid"),
+    ("mmmu", "unparsed"),
+    *(("gap", name) for name in ("gap", "macro/gap", "p10", "drawing_loss")),
+}
 _NEITHER = {("gap", name) for name in ("p01", "U_judge", "G_self", "answerer_effect")}
 # The harness's own metrics, by the part of a name before its filter; of any other, results do not say.
 _HOSTED_HIGHER = {"acc", "acc_norm", "exact_match", "f1", "em", "mcc", "bleu", "chrf", "likelihood"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gapbench.report.headlines import headlines
 from gapbench.report.table import Column, Figure, Row, Table, number
 from gapbench.tasks.gap_metrics import by_skill
+from gapbench.tasks.vqav2_answers import SUBMITTED
 
 if TYPE_CHECKING:
     from gapbench.report.runs import Run
@@ -38,10 +39,17 @@ def notes(name: str, told: JSON) -> list[str]:
     found = []
     if partial := incomplete(told):
         found.append(f"partial: {partial} items; not comparable with a complete {name}")
-    if told["failed"]:
-        found.append(f"{told['failed']} responses that the model failed to give count as wrong")
-    if told["unjudged"]:
-        found.append(f"{told['unjudged']} items that the judge could not decide count on no side")
+    if failed := told["failed"]:
+        what = "response" if failed == 1 else "responses"
+        found.append(f"{failed} {what} that the model failed to give count{'s' * (failed == 1)} as wrong")
+    if unjudged := told["unjudged"]:
+        what = "item" if unjudged == 1 else "items"
+        found.append(f"{unjudged} {what} that the judge could not decide count{'s' * (unjudged == 1)} on no side")
+    if name in SUBMITTED and told["done"]:
+        found.append(
+            f"{told['done']} answers, which only the evaluation server can score: `gapbench submission {name}` makes "
+            f"its file of the run's records/{name}.jsonl"
+        )
     return found
 
 

@@ -8,8 +8,7 @@ Averaged: the share of right answers over all questions (micro), per discipline 
 Where no option is found the official script draws one at random (seed 42), so its number depends on the order of the
 questions. Here such an answer is unparsed and wrong, and the official number is given beside it.
 
-Rules follow github.com/MMMU-Benchmark/MMMU at bb0b95a (`mmmu/utils/eval_utils.py`) and lmms-eval 0.7.3, the prompt
-is lmms-eval's.
+How answers are read stands in mmmu_parsing.py; the prompt is lmms-eval's.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from __future__ import annotations
 import ast
 import random
 import re
+import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,8 +32,9 @@ from gapbench.prompts import SHORT_ANSWER
 from gapbench.records import Decoding, Estimate, InputError, Item, Judgement, Picture, Question, Record
 from gapbench.skills import skills_of
 from gapbench.tasks.base import Options, QuestionTask, Response, by_picture
+from gapbench.tasks.mmmu_parsing import eval_open, infer, parse_choice, parse_open
 
-VARIANTS = ("official", "official-random", "lmms-eval")
+VARIANTS = ("official", "official-random", "lmms-eval", "vlmevalkit")
 
 DISCIPLINES = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
@@ -193,94 +194,6 @@ def item_of(reference: Reference, question: str, pictures: Sequence[Picture], cl
     return Item(reference.id, cluster, skills, ask, {"reference": reference})
 
 
-# --- How a multiple-choice answer is read -----------------------------------------------------------------------------
-
-# The forms in which a letter is searched, first one found wins: what stands before it, what after it.
-_FORMS = {
-    "official": (("(", ")"), (" ", " ")),
-    "official-random": (("(", ")"), (" ", " ")),
-    "lmms-eval": (("(", ")"), ("", " "), ("", ".")),
-}
-
-
-def parse_choice(response: str, options: Mapping[str, str], variant: str = "official") -> str | None:
-    """The letter that a response chooses, or None where the official script would draw one at random.
-
-    Of several letters, or of several options quoted in more than five words, the one that occurs last is taken.
-    """
-    text = response
-    for mark in ",.!?;:'":
-        text = text.strip(mark)  # one mark after the other, so "'A.'" keeps its period
-    text = f" {text} "
-    for before, after in _FORMS[variant]:
-        found = [letter for letter in options if before + letter + after in text]
-        if found:
-            # lmms-eval finds "X " and "X." but still looks for " X " to see which is last; absent ones tie at -1,
-            # and of a tie the first option wins.
-            edges = (before, after) if before == "(" else (" ", " ")
-            return max(found, key=lambda letter: text.rfind(letter.join(edges)))
-    if len(text.split()) > 5:
-        lower = text.lower()
-        found = [letter for letter, option in options.items() if option.lower() in lower]
-        if found:
-            return max(found, key=lambda letter: lower.rfind(options[letter].lower()))
-    return None
-
-
-# --- How an open answer is read ---------------------------------------------------------------------------------------
-
-_CUES = ("could be ", "so ", "is ", "thus ", "therefore ", "final ", "answer ", "result ")
-_NUMBERS = (
-    re.compile(r"-?\b\d{1,3}(?:,\d{3})+\b"),  # 2,000,000
-    re.compile(r"-?\d+(?:\.\d+)?e[+-]?\d+"),  # 1.5e-3
-    re.compile(r"-?(?:\d*\.\d+|\d+\b)(?![,\d]|e[+-]?\d)"),  # 12, -0.5 and .5, but also the last group of 2,000
-)
-
-
-def parse_open(response: str) -> list[str | float]:
-    """Candidate answers: what follows the last cue of each line, or else the whole response, and the numbers in them.
-
-    The official script returns them in the order of a set, which differs from run to run; here it is that of finding.
-    """
-    whole = response.strip().strip(".").lower()
-    # The official split at a period before a capital comes after lower(), and so never happens; only lines remain.
-    lines = whole.split("\n")
-    phrases = []
-    for number, line in enumerate(lines, start=1):
-        cues = (*_CUES, "=") if number == len(lines) else _CUES
-        shortest = ""
-        for cue in cues:
-            if cue in line:
-                tail = line.rsplit(cue, 1)[1].strip()
-                # An empty tail counts as none found, so the next cue's tail replaces it although it is longer.
-                shortest = tail if not shortest or len(tail) < len(shortest) else shortest
-        if shortest and shortest not in (":", ",", ".", "!", "?", ";", "'"):
-            phrases.append(shortest)
-    phrases = phrases or [whole]
-    numbers = [number for phrase in phrases for pattern in _NUMBERS for number in pattern.findall(phrase)]
-    return list(dict.fromkeys(form for text in phrases + numbers for form in _normalised(text)))
-
-
-def _normalised(text: str) -> list[str | float]:
-    """A number to two decimals; else lower case; one character only at the edge of a word, to avoid chance matches."""
-    text = text.strip()
-    try:
-        return [round(float(text.replace(",", "")), 2)]
-    except ValueError:
-        text = text.lower()
-    return [f" {text}", f"{text} "] if len(text) == 1 else [text]
-
-
-def eval_open(gold: str | Sequence[str], candidates: Sequence[str | float]) -> bool:
-    """Right where a gold text is inside a candidate text, or a candidate number is a gold number."""
-    golds = [form for answer in ([gold] if isinstance(gold, str) else gold) for form in _normalised(answer)]
-    texts = [form for form in golds if isinstance(form, str)]
-    return any(
-        any(text in candidate for text in texts) if isinstance(candidate, str) else candidate in golds
-        for candidate in candidates
-    )
-
-
 # --- How it is judged -------------------------------------------------------------------------------------------------
 
 
@@ -288,10 +201,16 @@ def judge_answer(reference: Reference, response: Response, variant: str = "offic
     """The details say what was read off the response: a letter, None where there was none, or an open answer's forms.
 
     Where it is None they also hold the letters to choose from, for `guess`. A failure has said nothing, and gets none.
+
+    VLMEvalKit makes a choice of an open question: A is its gold, B is "Other Answers". The letter that it then looks
+    for was never offered to the model, so such an answer is hardly ever right.
     """
     details: dict[str, Any] = {"type": "open" if reference.open else "multiple-choice", "gold": list(reference.answers)}
     if not isinstance(response, str):
         return Judgement(0.0, details)
+    if variant == "vlmevalkit" and (reference.open or reference.options is not None):
+        said, gold = _inferred(reference, response)
+        return Judgement(float(said == gold), {**details, "said": said})
     if reference.open:
         candidates = parse_open(response)
         return Judgement(float(eval_open(reference.answers, candidates)), {**details, "said": candidates})
@@ -306,6 +225,15 @@ def judge_answer(reference: Reference, response: Response, variant: str = "offic
 
 def judge_item(item: Item, response: Response) -> Judgement:
     return judge_answer(item.truth["reference"], response)
+
+
+def _inferred(reference: Reference, response: str) -> tuple[str | None, str]:
+    """What VLMEvalKit reads off a response, and the letter that it holds for right."""
+    if not reference.open:
+        return infer(response, reference.options), reference.answers[0]
+    first, *others = reference.answers
+    gold = str(list(reference.answers)) if others else first  # its table has a list as text
+    return infer(response, {"A": gold, "B": "Other Answers"}), gold if gold in string.ascii_uppercase else "A"
 
 
 def _bare_letter(question_id: str, response: str) -> str | None:
@@ -340,8 +268,11 @@ def guess(records: Sequence[Record]) -> list[Record]:
 # --- What is averaged over what ---------------------------------------------------------------------------------------
 
 
-def metrics(records: Sequence[Record]) -> dict[str, Estimate]:
-    """accuracy, accuracy/official-random (the script prints three decimals), discipline/NAME and subject/NAME."""
+def metrics(records: Sequence[Record], variant: str = "official") -> dict[str, Estimate]:
+    """accuracy, accuracy/official-random (the script prints three decimals), unparsed, discipline/NAME, subject/NAME.
+
+    VLMEvalKit draws no letters where it asks no LLM, so under its rules there is no accuracy/official-random.
+    """
     records = [record for record in records if record.score is not None]
     if not records:
         raise ValueError("no MMMU records to compute metrics from")
@@ -352,13 +283,15 @@ def metrics(records: Sequence[Record]) -> dict[str, Estimate]:
     groups |= {f"discipline/{name}": np.isin(subject_of, subjects) for name, subjects in DISCIPLINES.items()}
     groups |= {f"subject/{subject}": subject_of == subject for subject in sorted(set(subject_of.tolist()))}
     found = stats.means([record.score for record in records], clusters, groups)
-    guessed = [record.score for record in guess(records)]
-    fallback = stats.means(guessed, clusters, {"accuracy/official-random": everything})
-    return {"accuracy": found["accuracy"], **fallback, **found}
+    beside = {"unparsed": [float(unparsed(record) or "guessed" in record.details) for record in records]}
+    if variant != "vlmevalkit":
+        beside = {"accuracy/official-random": [record.score for record in guess(records)], **beside}
+    counted = {name: stats.means(values, clusters, {name: everything})[name] for name, values in beside.items()}
+    return {"accuracy": found["accuracy"], **counted, **found}
 
 
 def remarks(records: Sequence[Record], found: Mapping[str, Estimate]) -> tuple[str, ...]:
-    if any(record.details.get("guessed") for record in records):
+    if "accuracy/official-random" not in found or any(record.details.get("guessed") for record in records):
         return ()
     right, n = sum(record.score or 0 for record in records), len(records)
     fallback = found["accuracy/official-random"].value

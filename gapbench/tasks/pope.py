@@ -140,7 +140,8 @@ def _checked(line: str, where: str, split: str, position: int) -> Row:
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("image", "text", "label")):
         raise InputError(f"{where}: not a POPE question, which has the texts image, text and label")
     if row.get("question_id") != position:
-        raise InputError(f"{where}: question_id {row.get('question_id')!r} where {position} is due; rows are missing")
+        found = f"question_id {row.get('question_id')!r} where {position} is due"
+        raise InputError(f"{where}: {found}; rows are missing, or there twice; download the file again")
     return _row(where, split, position, row["image"], row["text"], row["label"])
 
 

@@ -23,16 +23,8 @@ from gapbench.metrics import vqa_accuracy
 from gapbench.records import Estimate, InputError, Judgement, Record
 from gapbench.responses import Answers, Saved, read_answers, records_of, refuse_faults
 from gapbench.skills import skills_of
-from gapbench.tasks.vqav2 import (
-    ANSWER_TYPES,
-    SPLITS,
-    Reference,
-    ids_of,
-    judge_answer,
-    reference_of,
-    refuse_twice,
-    text_of,
-)
+from gapbench.tasks.vqav2 import judge_answer
+from gapbench.tasks.vqav2_files import ANSWER_TYPES, SPLITS, Reference, ids_of, reference_of, refuse_twice, text_of
 
 # Entries of the official files; under other names, for subsets of one's own, there may be any number.
 COUNTS = {

@@ -200,25 +200,33 @@ def test_captions_as_inference_scores_them(model: ShowO) -> None:
     assert found.tokens_B2[0].tolist() == [each.tokens for each in wanted]
 
 
-def test_drawings_one_row_at_a_time(model: ShowO) -> None:
-    """Full rows under the drawing mask, log-probabilities among image codes at hidden places, mean over the masks."""
+@pytest.mark.parametrize("guidance", [0.0, 1.5])
+def test_drawings_one_row_at_a_time(model: ShowO, guidance: float) -> None:
+    """Full rows under the drawing mask, log-probabilities among image codes at hidden places, mean over the masks; with
+    guidance, of the logits that are drawn from.
+    """
     one, layout = pair(model, 3), model.layout
     scored = likelihoods(model)
+    scored.guidance = guidance
     found = scored.images([one], [2])
     masked_KN = scored.masks.draw(one.id, 2, layout.image_tokens)
-    prompt = tokens(model, one.caption)
-    pads = layout.max_text + 1 - len(layout.prompt_block(prompt))
+
+    def logits(prompt: list[int], ids: list[int]) -> Tensor:
+        pads = layout.max_text + 1 - len(layout.prompt_block(prompt))
+        row = torch.tensor([layout.drawing_row(prompt, ids)])
+        visible = visible_drawing(torch.tensor([pads]), layout.max_text + 1, row.shape[1])
+        positions = (torch.arange(row.shape[1]) - pads).clamp(min=0)[None]
+        with torch.inference_mode():
+            hidden = model.backbone.hidden(row, visible[:, None], positions)[0, layout.max_text + 2 : -1]
+            columns = slice(layout.image_offset, layout.image_offset + layout.codebook_size)
+            return model.backbone.logits(hidden, columns)
+
     for side, image in enumerate((one.images.win, one.images.lose)):
         total = 0.0
         for masked in masked_KN:
-            ids = torch.where(masked, layout.mask, torch.tensor(image.codes) + layout.image_offset)
-            row = torch.tensor([layout.drawing_row(prompt, ids.tolist())])
-            visible = visible_drawing(torch.tensor([pads]), layout.max_text + 1, row.shape[1])
-            positions = (torch.arange(row.shape[1]) - pads).clamp(min=0)[None]
-            with torch.inference_mode():
-                hidden = model.backbone.hidden(row, visible[:, None], positions)[0, layout.max_text + 2 : -1]
-                columns = slice(layout.image_offset, layout.image_offset + layout.codebook_size)
-                logs = model.backbone.logits(hidden, columns).log_softmax(dim=-1)
+            ids = torch.where(masked, layout.mask, torch.tensor(image.codes) + layout.image_offset).tolist()
+            prompted, bare = logits(tokens(model, one.caption), ids), logits([], ids)
+            logs = ((1 + guidance) * prompted - guidance * bare).log_softmax(dim=-1)
             total += sum(logs[at, image.codes[at]].item() for at in masked.nonzero().flatten().tolist())
         assert found.log_B2[0, side].item() == pytest.approx(total / len(masked_KN), rel=1e-5)
     assert found.tokens_B2[0].tolist() == pytest.approx([masked_KN.sum().item() / len(masked_KN)] * 2)

@@ -50,10 +50,20 @@ def test_notes_say_what_is_amiss() -> None:
     (table,) = summary(results({"pope": told(POPE, done=7, failed=2, unjudged=1)}))
     assert table.notes[0].startswith("partial: 7/20 items")
     assert table.notes[1].startswith("2 responses")
-    assert table.notes[2].startswith("1 items that the judge could not decide")
+    assert table.notes[2] == "1 item that the judge could not decide counts on no side"
+    (one,) = summary(results({"pope": told(POPE, failed=1)}))
+    assert one.notes == ["1 response that the model failed to give counts as wrong"]
     (nothing,) = summary(results({"pope": told({}, done=0)}))
     assert (nothing.rows, nothing.columns) == ((), ())
     assert nothing.notes == ["partial: 0/20 items; not comparable with a complete pope"]
+
+
+def test_what_only_a_server_can_score_says_how_to_get_its_file() -> None:
+    (table,) = summary(results({"vqav2-testdev": told({})}))
+    assert table.notes == [
+        "20 answers, which only the evaluation server can score: `gapbench submission vqav2-testdev` makes its file of "
+        "the run's records/vqav2-testdev.jsonl"
+    ]
 
 
 def test_a_task_of_lm_evals_shows_all_its_metrics() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from lm_eval.tasks import TaskManager
 from gapbench import run, stats, tasks
 from gapbench.harness import GapbenchLM
 from gapbench.models import zoo
-from gapbench.records import Decoding, Failure, InputError, Question, Sampling, TextLikelihood, Weighing
+from gapbench.records import Decoding, Failure, InputError, Item, Question, Sampling, TextLikelihood, Weighing
 from gapbench.run import Runner, Shard, check_sides
 from gapbench.significance import difference
 from gapbench.store import RunFolder
@@ -256,6 +257,25 @@ def test_scores(files: dict[str, Path]) -> None:
     pieces = loaded(files["pieces"])  # of its number of words, which may be 1, less is better
     (judged,) = pieces.judge(pieces.asked[:1], ["nothing"])
     assert (judged.details["metrics"]["words"], judged.score) == (1, 0)
+
+
+def test_what_a_task_draws_at_random_is_the_documents_own(files: dict[str, Path], monkeypatch) -> None:
+    """lm-eval's MMMU guesses a letter where it finds none."""
+    task = loaded(files["pieces"])
+    drawn = {"words": lambda: random.random(), "places": lambda: float(np.random.random())}  # noqa: NPY002
+    monkeypatch.setattr(task.task, "process_results", lambda doc, results: {name: f() for name, f in drawn.items()})
+
+    def judged(items: Sequence[Item]) -> dict[str, dict[str, float]]:
+        answers = ["yes"] * len(items)
+        return {i.id: j.details["metrics"] for i, j in zip(items, task.judge(items, answers), strict=True)}
+
+    random.seed(7)
+    following = random.Random(7).random()
+    whole = judged(task.asked)
+    assert random.random() == following  # theirs is left alone
+    assert len({values["words"] for values in whole.values()}) == len({v["places"] for v in whole.values()}) == 24
+    assert judged(task.asked[::-1]) == whole
+    assert {name: values for item in task.asked for name, values in judged([item]).items()} == whole
 
 
 def test_an_interval_is_of_clusters(files: dict[str, Path]) -> None:

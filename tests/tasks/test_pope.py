@@ -202,9 +202,11 @@ def test_the_old_random_file_is_named(shared, tmp_path) -> None:
     assert len(annotations.items) == 2910
 
 
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_line_ends_do_not_matter(tmp_path, end) -> None:
-    assert len(read(folder_with(tmp_path, annotation_lines(), end=end)).items) == 3000
+def test_line_ends_and_a_byte_order_mark_do_not_matter(tmp_path, end, mark) -> None:
+    first, *others = annotation_lines()
+    assert len(read(folder_with(tmp_path, [mark + first, *others], end=end)).items) == 3000
 
 
 def test_a_picture_that_is_not_there_is_an_os_error_when_opened(tmp_path) -> None:
@@ -216,6 +218,7 @@ def test_a_picture_that_is_not_there_is_an_os_error_when_opened(tmp_path) -> Non
 BROKEN = {
     "truncated line": (lambda lines: [*lines[:-1], lines[-1][:20]], r"coco_pope_random\.json:3000: not JSON"),
     "row missing inside": (lambda lines: lines[:9] + lines[10:], r"random\.json:10: question_id 11 where 10 is due"),
+    "row there twice": (lambda lines: [*lines, lines[4]], r"json:3001: question_id 5 where 3001 is due; .* twice"),
     "rows missing at the end": (
         lambda lines: lines[:-7],
         r"2993 questions, the .* 3000; .*--allow-partial",

@@ -22,7 +22,7 @@ from gapbench.records import Decoding, Failure, InputError, Record
 from gapbench.run import Runner
 from gapbench.score import score
 from gapbench.store import RunFolder
-from gapbench.tasks import vqav2, vqav2_answers
+from gapbench.tasks import vqav2, vqav2_answers, vqav2_files
 from gapbench.tasks.base import Options
 
 TYPES = ("is the", "how many", "what color is the")
@@ -39,7 +39,7 @@ def annotation(number: int, **change: Any) -> dict[str, Any]:
             {"answer": answer, "answer_confidence": "yes", "answer_id": i} for i, answer in enumerate(people, start=1)
         ],
         "image_id": number // 5,
-        "answer_type": vqav2.ANSWER_TYPES[kind],
+        "answer_type": vqav2_files.ANSWER_TYPES[kind],
         "question_id": 1000 + number,
     } | change
 
@@ -470,7 +470,7 @@ def test_mini() -> None:
     ]
     found = task.metrics(records)
     assert {name for name in found if name.startswith("answer_type")} == {
-        f"answer_type/{name}" for name in vqav2.ANSWER_TYPES
+        f"answer_type/{name}" for name in vqav2_files.ANSWER_TYPES
     }
     assert 0.99 < found["accuracy"].value < 1
     shouted = task.judge(items, [gold.upper() for gold in golds])
