@@ -10,6 +10,9 @@ a metric's value is the harness's own.
   such as perplexity or BLEU, is told by its metrics alone, and what was answered scores 1.
 - A response that the model failed to give is judged as an empty answer; where more is better it has no more than 0, and
   a text that was not weighed has no value otherwise.
+- Where a task draws at random to score a document, as lm-eval's MMMU guesses a letter where it finds none, each of them
+  has a stream of its own, so that a score does not depend on what was scored before it. The harness draws for all of
+  them from one stream; of such documents its scores are others, alike but for chance.
 - Intervals are cluster bootstraps; of metrics that are no means with few resamples, for those may take long to compute,
   and no more than the value alone where these do not vary.
 
@@ -19,11 +22,14 @@ Source: lm-eval 0.4.13, `evaluator.evaluate` and `_compute_task_aggregations`.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain, islice
+from threading import Lock
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import numpy as np
 
@@ -100,7 +106,8 @@ class HostedTask:
             ensemble.apply(every)
         for item, response, group in zip(items, responses, groups, strict=True):
             try:
-                values = self._values(group)
+                with _own_randomness(f"{self.documents.where}/{item.id}"):
+                    values = self._values(group)
             except Exception as error:  # of the task's own functions
                 said = f"lm-eval cannot score it ({reason(error)})"
                 raise InputError(f"{self.documents.where}, document {item.id}: {said}") from error
@@ -206,6 +213,23 @@ def _resampled(
 
 def reason(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+_STREAMS = Lock()
+
+
+@contextmanager
+def _own_randomness(document: str) -> Iterator[None]:
+    """The interpreter's and numpy's streams begin at the document's name, and go on afterwards as if nothing was."""
+    with _STREAMS:
+        kept, kept_by_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
+        random.seed(document)
+        np.random.seed(crc32(document.encode()))  # noqa: NPY002
+        try:
+            yield
+        finally:
+            random.setstate(kept)
+            np.random.set_state(kept_by_numpy)  # noqa: NPY002
 
 
 def _is_number(value: Any) -> bool:
