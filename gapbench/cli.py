@@ -18,6 +18,7 @@ from gapbench.records import InputError, Sampling
 from gapbench.terminal import Progress, err, out, show
 
 if TYPE_CHECKING:
+    from gapbench.models.zoo import Entry
     from gapbench.run import Shard
     from gapbench.score import Scored
     from gapbench.store import RunFolder
@@ -67,6 +68,9 @@ def run(
     to: Annotated[Path | None, typer.Option("--out", help="Run folder; by default runs/MODEL-SUITE-TIME.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; by default a GPU if there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; bfloat16 on CUDA.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let Python files that come with the weights run.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Measure a model. Without options: the embedded miniature model on the embedded miniature world.
@@ -81,9 +85,11 @@ def run(
     from gapbench.tasks.base import Options
 
     model = _served(model, base_url)
-    entry = zoo.resolve(model)
+    entry = zoo.resolve(model, trust_remote_code)
     suite = suite or entry.suite
     named = catalogue.names(suite, tasks)
+    if tasks is None:
+        named = _able(entry, named)
     if data is not None and not any(map(reads_data, named)):
         raise InputError(f"--data: {', '.join(named)} reads no data; for the real benchmarks add --suite paper")
     judges = {task: _served(name, base_url) for task, name in _judges(judge or (), named).items()}
@@ -93,7 +99,7 @@ def run(
     place = str(zoo.device_of(device))
     options = Options(seed, data, allow_partial, device=place, matching=matching, weighs=entry.weighs)
     chosen = catalogue.load_all(named, options, judges)
-    loaded = zoo.load(model, device, dtype)
+    loaded = zoo.load(model, device, dtype, trust_remote_code)
     check_sides(loaded, chosen, model)
     sampling = Sampling(steps=steps, guidance=guidance)
     request = request_of(loaded, chosen, sampling, limit)
@@ -235,6 +241,17 @@ def _judges(given: Sequence[str], tasks: Sequence[str]) -> dict[str, str]:
 def _served(name: str, base_url: str | None) -> str:
     """The name of a model or judge with the server that `--base-url` gives to those that name none."""
     return f"{name}@{base_url}" if base_url and name.startswith("openai:") and "@http" not in name else name
+
+
+def _able(entry: Entry, named: list[str]) -> list[str]:
+    """The suite's tasks that the model can do; tells of the others."""
+    from gapbench import tasks as catalogue
+
+    able = [name for name in named if all(getattr(entry, side) for side in catalogue.sides(name))]
+    if left_out := [name for name in named if name not in able]:
+        does = "draws" if entry.draws else "answers"
+        err.print(f"{entry.name} only {does}: without {', '.join(left_out)}", highlight=False)
+    return able
 
 
 def _slug(model: str) -> str:

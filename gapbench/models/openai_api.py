@@ -16,7 +16,15 @@ from gapbench.records import Decoding, Failure, InputError, Prompt, Question, Sa
 if TYPE_CHECKING:
     from PIL import Image
 
+    from gapbench.models.zoo import Entry
+
 SIZE = "1024x1024"
+
+
+def load(entry: Entry, device: str | None, dtype: str | None) -> OpenAIModel:
+    if dtype is not None:
+        raise InputError(f"--dtype {dtype}: {entry.name} runs as its server has it; leave --dtype out")
+    return OpenAIModel(entry.name)
 
 
 class OpenAIModel:

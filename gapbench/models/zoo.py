@@ -1,47 +1,53 @@
-"""Models by name: the zoo's own (zoo.toml), a local checkpoint folder, or a server's. Importing this imports nothing
-heavy.
+"""Models by name: the zoo's own (zoo.toml), a local checkpoint folder, or what a scheme says, as `openai:NAME`.
+
+A family is a module of this package with `load(entry, device, dtype) -> model`. Importing this imports nothing heavy.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gapbench.models.show_o import files
-from gapbench.records import InputError, Sampling
+from gapbench.records import InputError
 
 if TYPE_CHECKING:
     import torch
 
-    from gapbench.models.openai_api import OpenAIModel
-    from gapbench.models.show_o.model import ShowO
-
-SERVED = "openai:"
+SCHEMES = {  # what stands before the colon -> family, what follows, and what a model of it does not do
+    "openai": ("openai_api", "NAME or NAME@URL, a server's model", {"weighs": False}),
+}
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One model. Either `repo`, on the hub, or `folder`: in this package for the zoo's, anywhere for a user's.
+    """One model. Either `repo`, on the hub, or `folder`: in this package for the zoo's, anywhere for a user's; or, of a
+    scheme that has neither, `target`, what follows its colon.
 
-    One behind a server has neither, and draws by settings that are not known.
+    guidance, steps: None where the family's own are meant, or are not known.
     """
 
     name: str
     family: str
-    guidance: float | None
-    steps: int | None
-    licence: str
-    note: str
+    guidance: float | None = None
+    steps: int | None = None
+    licence: str = "not stated"
+    note: str = ""
     repo: str | None = None
     revision: str = "main"
     folder: Path | None = None
+    target: str | None = None
     suite: str = "paper"  # the tasks that it is measured on unless others are asked for
+    answers: bool = True
+    draws: bool = True
     weighs: bool = True  # whether it tells how likely a text is
+    trust_remote_code: bool = False  # whether Python files that come with the weights may run
 
 
 def entries() -> dict[str, Entry]:
@@ -53,70 +59,53 @@ def entries() -> dict[str, Entry]:
     return {name: Entry(name=name, **table) for name, table in tables.items()}
 
 
-def resolve(name: str) -> Entry:
-    """The model meant by `name`: a server's, the zoo's if it knows it, else the checkpoint in the folder `name`."""
-    if name.startswith(SERVED):
-        return Entry(name, "openai_api", None, None, "the server's", "OpenAI-compatible server", weighs=False)
+def resolve(name: str, trust_remote_code: bool = False) -> Entry:
+    """The model meant by `name`: a scheme's, the zoo's if it knows it, else the checkpoint in the folder `name`."""
+    scheme, colon, target = name.partition(":")
+    if colon and scheme in SCHEMES:
+        family, meant, lacks = SCHEMES[scheme]
+        if not target:
+            raise InputError(f"--model {name}: nothing follows the colon; give {scheme}:{meant}")
+        return Entry(name, family, target=target, trust_remote_code=trust_remote_code, **lacks)
     known = entries()
     if name in known:
-        return known[name]
+        return replace(known[name], trust_remote_code=trust_remote_code)
     folder = Path(name)
     if folder.is_dir():
-        return _local(name, folder)
+        return replace(_local(name, folder), trust_remote_code=trust_remote_code)
     near = difflib.get_close_matches(name.lower(), known, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
     accepted = (
-        f"Known names: {', '.join(known)}. A folder with a Show-o checkpoint is accepted too. "
-        f"A server's model: {SERVED}NAME or {SERVED}NAME@URL"
+        f"Known names: {', '.join(known)}. A checkpoint's folder is accepted too, and "
+        f"{'; '.join(f'{scheme}:{meant}' for scheme, (_, meant, _) in SCHEMES.items())}"
     )
     raise InputError(f"--model {name}: no such model or folder.{hint} {accepted}")
 
 
 def _local(name: str, folder: Path) -> Entry:
     config = files.find_config(folder)
-    made_by = files.read_json(config).get("_class_name") if config else None
-    if made_by != "Showo":
-        found = f"{config} is of class {made_by or 'unknown'}" if config else f"it has no {files.CONFIG}"
-        wanted = 'a Show-o checkpoint has a config.json with "_class_name": "Showo"'
-        raise InputError(f"--model {name}: the folder cannot be read as a model, {found}; {wanted}")
-    told = files.read_json(config)
-    # As the checkpoint says it is drawn with, else as the published ones of that many image tokens are.
-    large = told.get("num_vq_tokens") == 1024
-    drawn = {"guidance": 5.0, "steps": 50} if large else {"guidance": 1.75, "steps": 16}
-    if isinstance(told.get("sampling"), dict):
-        drawn |= told["sampling"]
-    guidance, steps = drawn["guidance"], drawn["steps"]
-    return Entry(name, "show_o", guidance, steps, licence="not stated", note="local checkpoint", folder=folder)
+    told = files.read_json(config) if config else {}
+    if told.get("_class_name") == "Showo":
+        # As the checkpoint says it is drawn with, else as the published ones of that many image tokens are.
+        large = told.get("num_vq_tokens") == 1024
+        drawn = {"guidance": 5.0, "steps": 50} if large else {"guidance": 1.75, "steps": 16}
+        if isinstance(told.get("sampling"), dict):
+            drawn |= told["sampling"]
+        return Entry(name, "show_o", drawn["guidance"], drawn["steps"], note="local checkpoint", folder=folder)
+    made_by = told.get("_class_name") or told.get("model_type") or "unknown"
+    found = f"{config} is of class {made_by}" if config else f"it has no {files.CONFIG}"
+    wanted = 'a Show-o checkpoint has a config.json with "_class_name": "Showo"'
+    raise InputError(f"--model {name}: the folder cannot be read as a model, {found}; {wanted}")
 
 
-def load(name: str, device: str | None = None, dtype: str | None = None) -> ShowO | OpenAIModel:
+def load(name: str, device: str | None = None, dtype: str | None = None, trust_remote_code: bool = False) -> Any:
     """The model, ready. Device: a GPU if there is one. Dtype: bfloat16 on a GPU, else float32.
 
-    A server's model takes no dtype. It leaves the device alone, which may be meant for those that judge its drawings.
+    One that runs elsewhere takes no dtype. It leaves the device alone, which may be meant for those that judge its
+    drawings.
     """
-    if name.startswith(SERVED):
-        if dtype is not None:
-            raise InputError(f"--dtype {dtype}: {name} runs as its server has it; leave --dtype out")
-        from gapbench.models.openai_api import OpenAIModel
-
-        return OpenAIModel(name)
-    entry = resolve(name)
-    place = device_of(device)
-    kind = _dtype(dtype, place)
-    if entry.folder is not None:
-        found = files.local_files(entry.folder)
-    else:
-        try:
-            found = files.hub_files(entry.repo, entry.revision)
-        except InputError as error:
-            raise InputError(f"{name}: {error}") from None
-
-    # Only now: these take seconds to import, and what is missing should be said at once.
-    from gapbench.models.show_o import checkpoint
-    from gapbench.models.show_o.model import ShowO
-
-    parts = checkpoint.load(found, place, kind, name)
-    return ShowO(parts, name=name, sampling=Sampling(steps=entry.steps, guidance=entry.guidance, temperature=1.0))
+    entry = resolve(name, trust_remote_code)
+    return importlib.import_module(f"gapbench.models.{entry.family}").load(entry, device, dtype)
 
 
 def device_of(name: str | None) -> torch.device:
@@ -139,7 +128,8 @@ def device_of(name: str | None) -> torch.device:
     return device
 
 
-def _dtype(name: str | None, device: torch.device) -> torch.dtype:
+def dtype_of(name: str | None, device: torch.device) -> torch.dtype:
+    """The type of that name, or the device's own. Raises InputError where there is no such type."""
     import torch
 
     if name is None:

@@ -42,6 +42,7 @@ SUITES: dict[str, tuple[str, ...]] = {
     "mini": tuple(name for name in TASKS if name.endswith("-mini")),
     "paper": ("pope", "mme", "flickr30k", "vqav2", "gqa", "mmmu", "geneval", "dpg", "coco"),
 }
+DRAWN = ("geneval", "dpg", "coco")  # what begins so asks for drawings; the gap asks for both; the rest for answers
 HARNESS = "lm-eval:"  # before the name or the file of a task of lm-evaluation-harness
 
 
@@ -65,6 +66,13 @@ def names(suite: str, tasks: str | None) -> list[str]:
         if full not in chosen:
             chosen.append(full)
     return chosen
+
+
+def sides(name: str) -> tuple[str, ...]:
+    """What a task asks of a model: "answers", "draws" or both."""
+    if name.startswith(DRAWN):
+        return ("draws",)
+    return ("answers", "draws") if name.startswith("gap") else ("answers",)
 
 
 def load(name: str, options: Options | None = None) -> Task:

@@ -131,7 +131,7 @@ def test_unknown_names() -> None:
     assert message.startswith(
         "--model hermes-flow: no such model or folder. Did you mean hermesflow? Known names: show-o,"
     )
-    assert "A folder with a Show-o checkpoint is accepted too." in message
+    assert "A checkpoint's folder is accepted too, and openai:NAME or NAME@URL, a server's model" in message
     assert "Did you mean show-o-512?" in refused("Show-o-512x")
     assert "Did you mean" not in refused("llama")
     assert "no such model or folder" in refused("runs/no-such-folder")
@@ -142,7 +142,7 @@ def test_folders_that_are_no_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"_class_name": "Showo2Qwen2_5"}')
     assert "is of class Showo2Qwen2_5; a Show-o checkpoint has" in refused(str(tmp_path))
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    assert "is of class unknown" in refused(str(tmp_path))
+    assert "is of class llama" in refused(str(tmp_path))
 
 
 def test_wrong_device_and_dtype(checkpoint_folder: Path, built: type, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +162,7 @@ def test_defaults_follow_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     for available, expected in ((False, ("cpu", torch.float32)), (True, ("cuda", torch.bfloat16))):
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         device = zoo.device_of(None)
-        assert (device.type, zoo._dtype(None, device)) == expected
+        assert (device.type, zoo.dtype_of(None, device)) == expected
 
 
 def test_without_a_connection_the_line_says_what_to_do(built: type, hub_cache: Path) -> None:
