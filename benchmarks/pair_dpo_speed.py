@@ -57,12 +57,13 @@ from gapbench.models.show_o.model import ShowO
 from gapbench.records import Sampling
 from hermesflow import train
 from hermesflow.curate import CAPTION_QUESTION
-from hermesflow.likelihood import Likelihoods, Masks
+from hermesflow.likelihood import Likelihoods
 from hermesflow.pair_dpo import PairDPO
 from hermesflow.records import CaptionCandidate, ImageCandidate, Pair, Preference
 from hermesflow.reference import fill
 from hermesflow.schedule import Visit, visits
 from hermesflow.train import Stage, Training
+from hermesflow.views import Masks
 
 PEAK = 989e12  # FLOP/s
 TOLERANCE = 1e-3  # relative, of the first step's loss and of its gradient's norm
@@ -220,7 +221,7 @@ def run_ours(
     stage = Stage(model, model, pairs, how, steps, folder)
     disturb(stage.model.backbone.phi)
     stage.likelihoods.full_vocabulary = schedule.full_vocabulary
-    known = Likelihoods(model, stage.likelihoods.masks, CAPTION_QUESTION, schedule.full_vocabulary)
+    known = Likelihoods(model, stage.likelihoods.views, CAPTION_QUESTION, schedule.full_vocabulary)
 
     autocast = train._autocast
     train._autocast = lambda device: nullcontext()

@@ -136,6 +136,9 @@ def train(
     batch: Annotated[int | None, typer.Option(help="Pairs a step, of all processes together.")] = None,
     at_once: Annotated[int | None, typer.Option(help="Pairs of a batch that are in memory together.")] = None,
     masks: Annotated[int | None, typer.Option(help="Masks of a drawing at each of its visits.")] = None,
+    states: Annotated[
+        int | None, typer.Option(help="In place of masks, so many of the states that a drawing was sampled through.")
+    ] = None,
     condition_dropout: Annotated[float | None, typer.Option(help="Share of visits without the prompt.")] = None,
     beta: Annotated[float | None, typer.Option(help="The smaller, the farther from the reference.")] = None,
     balance: Annotated[float | None, typer.Option(help="Weight of drawings against captions.")] = None,
@@ -181,6 +184,7 @@ def train(
         batch=batch,
         at_once=at_once,
         masks=masks,
+        states=states,
         condition_dropout=condition_dropout,
         balanced=balanced,
         sampling=sampling,

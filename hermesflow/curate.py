@@ -151,6 +151,8 @@ class _Drawn(NamedTuple):
     row: int
     seed: int
     codes: Tensor
+    steps: Tensor
+    nats: Tensor
 
 
 class Curator:
@@ -269,10 +271,10 @@ class Curator:
             if not self.too_long(items[row].caption)
             for number in range(self.how.images)
         ]
-        codes = self.model.draw_codes([prompt for _, prompt in prompts], Sampling())
+        made = self.model.draw_traced([prompt for _, prompt in prompts], Sampling())
         drawn = [
-            _Drawn(row, prompt.seed, each.cpu())
-            for (row, prompt), each in zip(prompts, codes, strict=True)
+            _Drawn(row, prompt.seed, *(part.cpu() for part in each))
+            for (row, prompt), each in zip(prompts, made, strict=True)
             if not isinstance(each, Failure)
         ]
         asked = [(number, q) for number, drawing in enumerate(drawn) for q in items[drawing.row].questions]
@@ -283,7 +285,12 @@ class Curator:
             judged = [each for each in right if each is not None]
             if judged:
                 candidate = ImageCandidate(
-                    tuple(drawing.codes.tolist()), drawing.seed, right, sum(judged) / len(judged)
+                    tuple(drawing.codes.tolist()),
+                    drawing.seed,
+                    right,
+                    sum(judged) / len(judged),
+                    tuple(drawing.steps.tolist()),
+                    tuple(round(nats, 4) for nats in drawing.nats.tolist()),
                 )
                 found.setdefault(drawing.row, []).append(candidate)
         return found

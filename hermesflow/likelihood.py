@@ -4,19 +4,16 @@ Winner and loser of a pair stand in one row, as two ends of one beginning: of a 
 of a drawing's, the prompt. The ends do not see each other, so this equals a row for each (see `visible_branches`).
 
 A caption's log-likelihood is the sum over the tokens that were sampled, in the format they were sampled in, and over
-the end token if the caption ended by itself. A drawing's is the sum over the codes that a mask hides, predicted from
-the others, as in Show-o's training (arXiv 2408.12528) and HermesFlow's (arXiv 2502.12148), averaged over several masks;
-winner and loser, policy and reference have the same masks.
+the end token if the caption ended by itself. A drawing's is the weighted sum over what its views score (see views.py),
+which are the same for policy and reference.
 
-Shape suffixes: B pairs, 2 winner and loser, R rows, L positions, K masks, N codes of an image, M scored tokens, D
+Shape suffixes: B pairs, 2 winner and loser, R rows, L positions, K views, N codes of an image, M scored tokens, D
 width.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -26,57 +23,9 @@ from torch.nn import functional as F
 from gapbench.models.show_o.backbone import Backbone
 from gapbench.models.show_o.layout import Layout, question_text, visible_branches
 from gapbench.models.show_o.model import ShowO
-from gapbench.models.show_o.sampling import seed_of
 from gapbench.records import InputError
 from hermesflow.records import CaptionCandidate, Pair
-
-# --- Masks ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Masks:
-    """Which codes of a pair's drawings are hidden at each of its visits; drawn from seed, pair and visit alone.
-
-    count: masks per visit, K. rates: lowest and highest share of hidden codes; within, cos(pi u / 2) of a uniform u, as
-    Show-o was trained. condition_dropout: share of visits at which the prompt is empty, for winner and loser alike.
-    sets: after so many visits the same masks come again; None is never.
-    """
-
-    seed: int = 0
-    count: int = 4
-    rates: tuple[float, float] = (0.0, 1.0)
-    condition_dropout: float = 0.1
-    sets: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.count < 1 or (self.sets is not None and self.sets < 1):
-            raise InputError(f"masks: {self.count} per visit in {self.sets} sets; give at least 1 of each")
-        low, high = self.rates
-        if not 0 <= low <= high <= 1:
-            raise InputError(f"masks: rates from {low} to {high}; give two shares, the lower first")
-        if not 0 <= self.condition_dropout <= 1:
-            raise InputError(f"masks: condition_dropout is {self.condition_dropout}; give a share")
-
-    def of(self, visit: int) -> int:
-        """The first visit that has the same masks."""
-        return visit if self.sets is None else visit % self.sets
-
-    def draw(self, pair: str, visit: int, image_tokens: int) -> Tensor:
-        """(K,N) bool, True where hidden; in each mask one code at least.
-
-        The rates are stratified: of K equal parts of their distribution each mask has one, so that few masks cover it.
-        """
-        random = torch.Generator().manual_seed(seed_of(f"masks {self.of(visit)} of {pair}", self.seed))
-        low, high = (2 / math.pi * math.acos(rate) for rate in reversed(self.rates))
-        within_K = (torch.arange(self.count) + torch.rand(self.count, generator=random)) / self.count
-        hidden_K = (image_tokens * torch.cos(math.pi / 2 * (low + (high - low) * within_K))).round().clamp(min=1)
-        rank_KN = torch.rand((self.count, image_tokens), generator=random).argsort(dim=1).argsort(dim=1)
-        return rank_KN < hidden_K[:, None]
-
-    def without_prompt(self, pair: str, visit: int) -> bool:
-        random = torch.Generator().manual_seed(seed_of(f"prompt {self.of(visit)} of {pair}", self.seed))
-        return bool(torch.rand((), generator=random) < self.condition_dropout)
-
+from hermesflow.views import Masks, States, Views
 
 # --- Rows -------------------------------------------------------------------------------------------------------------
 
@@ -116,20 +65,26 @@ def caption_row(
 
 
 def drawing_row(
-    layout: Layout, prompt: Sequence[int], images: Sequence[Sequence[int]], masked_N: Tensor, full_vocabulary: bool
+    layout: Layout,
+    prompt: Sequence[int],
+    images: Sequence[Sequence[int]],
+    hidden_2N: Tensor,
+    scored_2N: Tensor,
+    full_vocabulary: bool = False,
 ) -> Row:
-    """[t2i] [sot] prompt [eot], then [soi] codes [eoi], hidden by one mask. The codes that are hidden are predicted.
+    """[t2i] [sot] prompt [eot], then [soi] codes [eoi], some hidden. Those that are scored are predicted.
 
     full_vocabulary: [soi] and [eoi] are predicted too, as the released code of HermesFlow has it.
     """
     codes_2N = torch.tensor([list(codes) for codes in images])
-    win, lose = layout.image_block(codes_2N.masked_fill(masked_N, -1)).tolist()
-    whole = layout.image_block(codes_2N).tolist()
-    scored = [1 + at for at in masked_N.nonzero().flatten().tolist()]
-    if full_vocabulary:
-        scored = [0, *scored, len(masked_N) + 1]
-    targets = ([Target(at, whole[0][at]) for at in scored], [Target(at, whole[1][at]) for at in scored])
-    return Row(layout.prompt_block(prompt), (win, lose), targets, 0, drawn=True)
+    ends = layout.image_block(codes_2N.masked_fill(hidden_2N, -1)).tolist()
+    targets = []
+    for whole, scored_N in zip(layout.image_block(codes_2N).tolist(), scored_2N, strict=True):
+        scored = [1 + at for at in scored_N.nonzero().flatten().tolist()]
+        if full_vocabulary:
+            scored = [0, *scored, len(scored_N) + 1]
+        targets.append([Target(at, whole[at]) for at in scored])
+    return Row(layout.prompt_block(prompt), tuple(ends), tuple(targets), 0, drawn=True)
 
 
 def log_likelihood(
@@ -189,34 +144,37 @@ def image_log_likelihood(
     layout: Layout,
     prompts: Sequence[Sequence[int]],
     images: Sequence[Sequence[Sequence[int]]],
-    masked_BKN: Tensor,
+    views: Sequence[Views],
     full_vocabulary: bool = False,
     guidance: float = 0.0,
 ) -> Tensor:
-    """(B,2) float32, the mean over the masks, of each prompt's two images (codes), as they are drawn with `guidance`.
+    """(B,2) float32, the weighted sum over the views, of each prompt's two images (codes), drawn with `guidance`.
 
     Only image codes are possible, unless `full_vocabulary`, which is the released code's.
     """
 
     def rows_of(prompts: Sequence[Sequence[int]]) -> list[Row]:
         return [
-            drawing_row(layout, prompt, pair, masked_N, full_vocabulary)
-            for prompt, pair, masked_KN in zip(prompts, images, masked_BKN, strict=True)
-            for masked_N in masked_KN
+            drawing_row(layout, prompt, pair, hidden_2N, scored_2N, full_vocabulary)
+            for prompt, pair, of_pair in zip(prompts, images, views, strict=True)
+            for hidden_2N, scored_2N in zip(of_pair.hidden_K2N, of_pair.scored_K2N, strict=True)
         ]
 
     rows, unprompted = rows_of(prompts), rows_of([[]] * len(prompts)) if guidance else []
     codes = slice(layout.image_offset, layout.image_offset + layout.codebook_size)
     by_row = log_likelihood(backbone, rows, slice(None) if full_vocabulary else codes, unprompted, guidance)
-    return by_row.view(*masked_BKN.shape[:2], 2).mean(dim=1)
+    by_pair = by_row.split([len(of_pair.weight_K2) for of_pair in views])
+    return torch.stack(
+        [(rows * v.weight_K2.to(rows.device)).sum(dim=0) for rows, v in zip(by_pair, views, strict=True)]
+    )
 
 
 # --- Pairs ------------------------------------------------------------------------------------------------------------
 
 
 class Likelihood(NamedTuple):
-    """Of one side of a batch of pairs: log-likelihoods (B,2) float32, how many tokens each is the sum over (B,2), the
-    mean over the masks for drawings, and whether the pair has the side (B,). Where it has not, 0 and 1.
+    """Of one side of a batch of pairs: log-likelihoods (B,2) float32, how many tokens each is the sum over (B,2), by
+    the views' weights for drawings, and whether the pair has the side (B,). Where it has not, 0 and 1.
     """
 
     log_B2: Tensor
@@ -233,11 +191,11 @@ class Likelihoods:
     """
 
     def __init__(
-        self, model: ShowO, masks: Masks, question: str, full_vocabulary: bool = False, guidance: float = 0.0
+        self, model: ShowO, views: Masks | States, question: str, full_vocabulary: bool = False, guidance: float = 0.0
     ) -> None:
         if model.parts.clip is not None:
             raise InputError(f"{model.name}: CLIP-ViT checkpoints do not read image codes, so pairs cannot train them")
-        self.backbone, self.layout, self.masks = model.backbone, model.layout, masks
+        self.backbone, self.layout, self.views = model.backbone, model.layout, views
         self.question, self.full_vocabulary, self.guidance = question, full_vocabulary, guidance
         self._tokenizer = model.parts.tokenizer
         self._text = [self.layout.eot, *self._tokens(question_text(question))]
@@ -250,23 +208,22 @@ class Likelihoods:
         return self._placed(caption_log_likelihood(self.backbone, rows) if rows else None, tokens, there, len(pairs))
 
     def images(self, pairs: Sequence[Pair], visits: Sequence[int]) -> Likelihood:
-        """The generation side, under the masks of each pair's visit (numbered from 0)."""
+        """The generation side, as each pair's visit (numbered from 0) views it."""
         there = [number for number, pair in enumerate(pairs) if pair.images is not None]
         if not there:
             return self._placed(None, [], there, len(pairs))
-        prompts, images, masked = [], [], []
+        prompts, images, views = [], [], []
         for number in there:
             pair, visit = pairs[number], visits[number]
-            dropped = self.masks.without_prompt(pair.id, visit)
+            dropped = self.views.without_prompt(pair.id, visit)
             prompts.append([] if dropped else self._tokens(pair.caption))
             images.append([self._codes(pair, image.codes) for image in (pair.images.win, pair.images.lose)])
-            masked.append(self.masks.draw(pair.id, visit, self.layout.image_tokens))
-        masked_BKN = torch.stack(masked)
+            views.append(self.views.views(pair, visit))
         log_B2 = image_log_likelihood(
-            self.backbone, self.layout, prompts, images, masked_BKN, self.full_vocabulary, self.guidance
+            self.backbone, self.layout, prompts, images, views, self.full_vocabulary, self.guidance
         )
         edges = 2 * self.full_vocabulary
-        tokens = [[count + edges] * 2 for count in masked_BKN.sum(dim=2).float().mean(dim=1).tolist()]
+        tokens = [[count + edges for count in of_pair.tokens] for of_pair in views]
         return self._placed(log_B2, tokens, there, len(pairs))
 
     def check(self, pairs: Sequence[Pair]) -> None:
@@ -277,6 +234,7 @@ class Likelihoods:
             if pair.images is not None:
                 for image in (pair.images.win, pair.images.lose):
                     self._codes(pair, image.codes)
+                self.views.check(pair)
 
     def _caption_row(self, pair: Pair) -> Row:
         captions = [self._caption(pair, caption) for caption in (pair.captions.win, pair.captions.lose)]

@@ -38,14 +38,19 @@ class CaptionCandidate:
 
 @dataclass(frozen=True, slots=True)
 class ImageCandidate:
-    """A drawing of the item's caption: its codes, its seed, which of the item's questions are answered rightly about
-    it (None where that could not be judged), and the share of those.
+    """A drawing of the item's caption: its codes, its seed, which of the item's questions are answered rightly about it
+    (None where that could not be judged), and the share of those.
+
+    steps: of each code, the sampling step that fixed it; nats: of each step, -log p of the codes that it fixed. Both
+    are empty where the sampler has no steps, or where it is not known.
     """
 
     codes: Codes
     seed: int
     right: tuple[bool | None, ...]
     score: float
+    steps: Codes = ()
+    nats: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,7 @@ class NoPairs(InputError):
 
 
 def to_json(value: Candidates | Pair) -> str:
-    """One line; codes as base64 of little-endian uint16."""
+    """One line; codes and their steps as base64 of little-endian uint16."""
     return json.dumps(_plain(value), ensure_ascii=False)
 
 
@@ -130,7 +135,7 @@ def pair_from(line: str) -> Pair:
 def _plain(value: Any, name: str = "") -> Any:
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name), f.name) for f in dataclasses.fields(value)}
-    if name == "codes":
+    if name in ("codes", "steps"):
         return base64.b64encode(np.asarray(value, dtype="<u2").tobytes()).decode()
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
@@ -146,4 +151,7 @@ def _caption(row: Mapping[str, Any]) -> CaptionCandidate:
 
 
 def _image(row: Mapping[str, Any]) -> ImageCandidate:
-    return ImageCandidate(**{**row, "codes": _codes(row["codes"]), "right": tuple(row["right"])})
+    steps, nats = _codes(row.get("steps", "")), tuple(row.get("nats", ()))
+    return ImageCandidate(
+        **{**row, "codes": _codes(row["codes"]), "right": tuple(row["right"]), "steps": steps, "nats": nats}
+    )

@@ -22,18 +22,19 @@ from torch import Tensor, nn
 from gapbench.records import InputError
 from hermesflow import processes
 from hermesflow.checkpoints import writing
-from hermesflow.likelihood import Likelihoods, Masks
+from hermesflow.likelihood import Likelihoods
 from hermesflow.records import Pair
+from hermesflow.views import Masks, States
 
 if TYPE_CHECKING:
     from gapbench.run import Progress
 
-VERSION = 1
+VERSION = 2
 
 
 class Key(NamedTuple):
     """One side of a pair. content: digest of all that its value depends on in the pair, so that no other pair of the
-    same id is taken for it. visit: of drawings, the first with these masks; of captions, None.
+    same id is taken for it. visit: of drawings, the first with these views; of captions, None.
     """
 
     pair: str
@@ -47,15 +48,15 @@ Values = dict[Key, tuple[float, float]]  # of winner and loser
 class ReferenceCache:
     """The reference's log-likelihoods of the pairs that it was filled for, (B,2) float32 on the CPU, 0 where absent."""
 
-    def __init__(self, values: Mapping[Key, tuple[float, float]], masks: Masks) -> None:
-        self._values, self._masks = values, masks
+    def __init__(self, values: Mapping[Key, tuple[float, float]], views: Masks | States) -> None:
+        self._values, self._views = values, views
 
     def captions(self, pairs: Sequence[Pair]) -> Tensor:
         return self._look_up(map(_caption_key, pairs))
 
     def images(self, pairs: Sequence[Pair], visits: Sequence[int]) -> Tensor:
-        """Under the masks of each pair's visit."""
-        return self._look_up(_image_key(pair, self._masks.of(v)) for pair, v in zip(pairs, visits, strict=True))
+        """As each pair's visit views them."""
+        return self._look_up(_image_key(pair, self._views.of(v)) for pair, v in zip(pairs, visits, strict=True))
 
     def _look_up(self, keys: Iterable[Key | None]) -> Tensor:
         return torch.tensor([(0.0, 0.0) if key is None else self._values[key] for key in keys])
@@ -70,15 +71,15 @@ def fill(
 ) -> ReferenceCache:
     """Take what `file` does not have yet of the pairs' visits 0 to `visits` - 1, and keep it there as it comes.
 
-    likelihoods: of the reference, under the masks of the training. What stands after a line that cannot be read, as a
+    likelihoods: of the reference, under the views of the training. What stands after a line that cannot be read, as a
     killed process leaves one, is taken anew. progress: values there, values wanted.
-    Raises InputError for a file of other weights, masks or settings, for one that cannot be written, and for pairs that
+    Raises InputError for a file of other weights, views or settings, for one that cannot be written, and for pairs that
     the model cannot have made.
     """
     likelihoods.check(pairs)
     head = header(likelihoods)
     values, sound = read(file, head)
-    wanted = {key: pair for pair in pairs for key in _keys(pair, likelihoods.masks, visits)}
+    wanted = {key: pair for pair in pairs for key in _keys(pair, likelihoods.views, visits)}
     missing = {key: pair for key, pair in wanted.items() if key not in values}
     done = len(wanted) - len(missing)
     progress(done, len(wanted))
@@ -94,7 +95,7 @@ def fill(
             lines.write(_line({**key._asdict(), "win": win, "lose": lose}))
         done += 1
         progress(done, len(wanted))
-    return ReferenceCache(values, likelihoods.masks)
+    return ReferenceCache(values, likelihoods.views)
 
 
 @contextmanager
@@ -136,12 +137,12 @@ def _take(likelihoods: Likelihoods, key: Key, pair: Pair) -> tuple[float, float]
 def header(likelihoods: Likelihoods) -> dict[str, Any]:
     """What all values depend on."""
     device = likelihoods.backbone.device.type
-    masks = asdict(likelihoods.masks)
-    del masks["sets"]  # which set a value was taken under, its key says
+    views = {"kind": type(likelihoods.views).__name__.lower(), **asdict(likelihoods.views)}
+    del views["sets"]  # which set a value was taken under, its key says
     return {
         "version": VERSION,
         "weights": fingerprint(likelihoods.backbone.phi),
-        "masks": {**masks, "rates": list(masks["rates"])},
+        "views": json.loads(json.dumps(views)),
         "question": likelihoods.question,
         "full_vocabulary": likelihoods.full_vocabulary,
         "guidance": likelihoods.guidance,
@@ -158,8 +159,8 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _keys(pair: Pair, masks: Masks, visits: int) -> Iterator[Key]:
-    keys = [_caption_key(pair), *(_image_key(pair, masks.of(visit)) for visit in range(visits))]
+def _keys(pair: Pair, views: Masks | States, visits: int) -> Iterator[Key]:
+    keys = [_caption_key(pair), *(_image_key(pair, views.of(visit)) for visit in range(visits))]
     return (key for key in keys if key is not None)
 
 
@@ -173,7 +174,8 @@ def _caption_key(pair: Pair) -> Key | None:
 def _image_key(pair: Pair, visit: int) -> Key | None:
     if pair.images is None:
         return None
-    return Key(pair.id, _digest(pair.caption, pair.images.win.codes, pair.images.lose.codes), visit)
+    drawings = [(image.codes, image.steps, image.nats) for image in (pair.images.win, pair.images.lose)]
+    return Key(pair.id, _digest(pair.caption, drawings), visit)
 
 
 def _digest(*content: Any) -> str:

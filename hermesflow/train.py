@@ -30,17 +30,18 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
 from gapbench.models.show_o.model import ShowO
-from gapbench.records import InputError
+from gapbench.records import InputError, Sampling
 from gapbench.store import write_bytes
 from hermesflow import processes
 from hermesflow.checkpoints import claim, held, load_state, save_model, save_state, writing
 from hermesflow.curate import CAPTION_QUESTION
-from hermesflow.likelihood import Likelihoods, Masks
+from hermesflow.likelihood import Likelihoods
 from hermesflow.low_rank import LowRank
 from hermesflow.pair_dpo import Margins, PairDPO, Term, pair_dpo
 from hermesflow.records import Pair, to_json
 from hermesflow.reference import ReferenceCache, fill, fingerprint, told_to
 from hermesflow.schedule import Visit, frequency, learning_rate, reweighted, visits, with_weight
+from hermesflow.views import Masks, States
 
 if TYPE_CHECKING:
     from gapbench.run import Progress
@@ -55,7 +56,8 @@ class Training:
 
     epochs: passes over the pairs; `steps`, where given, says it instead. batch: pairs a step, of which `at_once` (None:
     all) are in memory together. warm_up: share of the steps. clip: largest norm of the gradient, None for any.
-    masks, rates, condition_dropout, mask_sets: see `likelihood.Masks`. guidance: see `likelihood.Likelihoods`.
+    masks, rates, condition_dropout, mask_sets: see `views.Masks`. guidance: see `likelihood.Likelihoods`. states: in
+    place of masks, so many of the sampler's own states, under the model's own guidance; see `views.States`.
     sampling: pairs come as often as their weights say, instead of counting as much; the gradient is the same on
     average. balanced: the loss's balance follows the gradients, so that both sides pull alike. lora: rank of low-rank
     updates that are merged in at the end; 0 trains all weights. seed: of order and masks.
@@ -76,6 +78,7 @@ class Training:
     condition_dropout: float = 0.1
     mask_sets: int | None = None
     guidance: float = 0.0
+    states: int = 0
     sampling: bool = False
     balanced: bool = False
     lora: int = 0
@@ -94,8 +97,9 @@ class Training:
                 raise InputError(f"{name} is {value}; give a number above 0")
         if not 0 <= self.warm_up < 1:
             raise InputError(f"warm_up is {self.warm_up}; give a share of the steps below 1")
-        if self.lora < 0 or self.weight_decay < 0:
-            raise InputError(f"lora is {self.lora}, weight_decay {self.weight_decay}; give at least 0")
+        if min(self.lora, self.weight_decay, self.states) < 0:
+            told = f"lora is {self.lora}, weight_decay {self.weight_decay}, states {self.states}"
+            raise InputError(f"{told}; give at least 0")
         if self.balanced and (self.loss.product or not self.loss.balance):
             raise InputError("balanced needs a loss that is a sum, with a balance above 0 to begin from")
 
@@ -148,9 +152,9 @@ class Stage:
         tracked: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.how, self.steps, self.folder, self.progress, self.tracked = how, steps, folder, progress, tracked
-        masks = Masks(how.seed, how.masks, how.rates, how.condition_dropout, how.mask_sets)
+        views, guidance = _views(model, how)
         count = steps * how.batch if how.steps else max(1, round(how.epochs * len(pairs)))
-        referred = Likelihoods(reference, masks, CAPTION_QUESTION, guidance=how.guidance)
+        referred = Likelihoods(reference, views, CAPTION_QUESTION, guidance=guidance)
         referred.check(pairs)
         shares = [frequency(pair) if how.sampling else 1.0 for pair in pairs]
         self.order = visits(shares, count, how.seed)
@@ -164,7 +168,7 @@ class Stage:
             phi.activation_checkpointing_enable({"use_reentrant": False})
             for layer in phi.model.layers:
                 layer.training = True  # of the layer alone, not of what is in it: no dropout is wanted
-        self.likelihoods = Likelihoods(self.model, masks, CAPTION_QUESTION, guidance=how.guidance)
+        self.likelihoods = Likelihoods(self.model, views, CAPTION_QUESTION, guidance=guidance)
         self.parameters = {name: value for name, value in phi.named_parameters() if value.requires_grad}
         self.optimizer = _optimizer(self.parameters, how)
         self.balance = how.loss.balance
@@ -357,6 +361,13 @@ def _averages(rows: Sequence[Sequence[float]]) -> dict[str, float | None]:
     means = [sum(column) / len(rows) for column in zip(*rows, strict=True)] if rows else [None] * 3
     accuracy = sum(row[0] > 0 for row in rows) / len(rows) if rows else None
     return {"margin": means[0], "accuracy": accuracy, "winner": means[1], "loser": means[2]}
+
+
+def _views(model: ShowO, how: Training) -> tuple[Masks | States, float]:
+    """And the guidance that goes with them."""
+    if how.states:
+        return States(how.seed, how.states, how.mask_sets), model.settings(Sampling()).guidance
+    return Masks(how.seed, how.masks, how.rates, how.condition_dropout, how.mask_sets), how.guidance
 
 
 def _optimizer(parameters: dict[str, Tensor], how: Training) -> torch.optim.AdamW:

@@ -19,10 +19,9 @@ from gapbench.models.show_o import checkpoint
 from gapbench.models.show_o.backbone import Backbone
 from gapbench.models.show_o.layout import Layout, question_text, visible_branches, visible_drawing
 from gapbench.models.show_o.model import ShowO
-from gapbench.records import InputError, Picture, Question, Sampling
+from gapbench.records import InputError, Picture, Prompt, Question, Sampling
 from hermesflow.likelihood import (
     Likelihoods,
-    Masks,
     Row,
     Target,
     caption_log_likelihood,
@@ -32,7 +31,8 @@ from hermesflow.likelihood import (
     log_likelihood,
 )
 from hermesflow.pair_dpo import Margins, PairDPO, pair_dpo
-from hermesflow.records import Pair, Preference
+from hermesflow.records import ImageCandidate, Pair, Preference
+from hermesflow.views import Masks, States, Views
 
 # --- The released code's numbers --------------------------------------------------------------------------------------
 
@@ -96,8 +96,8 @@ def test_golden_pair_dpo(
     for whose, network in (("policy", policy), ("reference", reference)):
         with torch.set_grad_enabled(whose == "policy"):
             sides["txt"].append(caption_log_likelihood(network, golden_captions(layout, vectors)))
-            masked = golden_masks(vectors)
-            sides["img"].append(image_log_likelihood(network, layout, prompts, images, masked, full_vocabulary=True))
+            views = [Views.of_masks(masked_KN) for masked_KN in golden_masks(vectors)]
+            sides["img"].append(image_log_likelihood(network, layout, prompts, images, views, full_vocabulary=True))
         for kind, found in sides.items():
             assert torch.allclose(found[-1], both(vectors, whose, kind), rtol=2e-6, atol=1e-5)
 
@@ -137,8 +137,9 @@ def test_each_end_sees_what_its_own_row_would(golden: Path, vectors: dict[str, A
         assert torch.equal(visible[own][:, own], wanted)
         assert row.start + row.ends[0] == tensors["win_mmu_ids"][number, : len(own)].tolist()
 
-        masked = golden_masks(vectors)[number, 0]
-        row = drawing_row(layout, p["prompt_ids"], (p["win_image_codes"], p["lose_image_codes"]), masked, True)
+        masked = golden_masks(vectors)[number, 0].expand(2, -1)
+        images = (p["win_image_codes"], p["lose_image_codes"])
+        row = drawing_row(layout, p["prompt_ids"], images, masked, masked, full_vocabulary=True)
         visible, own = masks_of(row)
         pads = tensors["win_t2i_visible"].shape[1] - len(own)
         assert torch.equal(visible[own][:, own], tensors["win_t2i_visible"][number, pads:, pads:])
@@ -209,7 +210,7 @@ def test_drawings_one_row_at_a_time(model: ShowO, guidance: float) -> None:
     scored = likelihoods(model)
     scored.guidance = guidance
     found = scored.images([one], [2])
-    masked_KN = scored.masks.draw(one.id, 2, layout.image_tokens)
+    masked_KN = scored.views.draw(one.id, 2, layout.image_tokens)
 
     def logits(prompt: list[int], ids: list[int]) -> Tensor:
         pads = layout.max_text + 1 - len(layout.prompt_block(prompt))
@@ -230,6 +231,43 @@ def test_drawings_one_row_at_a_time(model: ShowO, guidance: float) -> None:
             total += sum(logs[at, image.codes[at]].item() for at in masked.nonzero().flatten().tolist())
         assert found.log_B2[0, side].item() == pytest.approx(total / len(masked_KN), rel=1e-5)
     assert found.tokens_B2[0].tolist() == pytest.approx([masked_KN.sum().item() / len(masked_KN)] * 2)
+
+
+def drawn(model: ShowO, number: int) -> Pair:
+    """A pair whose two drawings the model has drawn itself."""
+    one = pair(model, number)
+    made = model.draw_traced([Prompt("", one.caption, seed) for seed in (1, 2)], Sampling())
+    images = [
+        ImageCandidate(tuple(m.codes.tolist()), 0, (True,), 0.5, tuple(m.steps.tolist()), tuple(m.nats.tolist()))
+        for m in made
+    ]
+    return replace(one, images=Preference(*images))
+
+
+def test_a_drawing_is_as_likely_as_it_was_drawn(model: ShowO) -> None:
+    """Over all states, guided: the sum of what each step took, as the sampler itself noted it."""
+    steps, guidance = model.settings(Sampling()).steps, model.settings(Sampling()).guidance
+    scored = Likelihoods(model, States(count=steps), QUESTION, guidance=guidance)
+    pairs = [drawn(model, number) for number in range(3)]
+    found = scored.images(pairs, [0, 1, 2])
+    for of_pair, one in zip(found.log_B2.tolist(), pairs, strict=True):
+        assert of_pair == pytest.approx([-sum(one.images.win.nats), -sum(one.images.lose.nats)], rel=1e-4)
+    assert found.tokens_B2.tolist() == [[model.layout.image_tokens] * 2] * 3
+
+
+def test_few_states_are_right_on_average(model: ShowO) -> None:
+    one = drawn(model, 0)
+    scored = Likelihoods(model, States(count=2), QUESTION, guidance=model.settings(Sampling()).guidance)
+    found = scored.images([one] * 400, range(400)).log_B2
+    wanted = torch.tensor([-sum(one.images.win.nats), -sum(one.images.lose.nats)])
+    error = found.std(dim=0) / 400**0.5
+    assert ((found.mean(dim=0) - wanted).abs() < 4 * error).all()
+    assert (error < wanted.abs() * 0.05).all()
+
+
+def test_drawings_of_unknown_steps_have_no_states(model: ShowO) -> None:
+    with pytest.raises(InputError, match="pair item-0: does not tell the steps of its drawings; curate anew"):
+        Likelihoods(model, States(), QUESTION).check([pair(model, 0)])
 
 
 def test_winner_and_loser_change_places(model: ShowO, some: list[Pair]) -> None:
@@ -305,7 +343,7 @@ def test_one_condition_for_winner_and_loser(model: ShowO) -> None:
         assert win == pytest.approx(lose, rel=1e-5)
         without = replace(same, caption="")
         values.append(win == pytest.approx(scored.images([without], [visit]).log_B2[0, 0].item(), rel=1e-6))
-        assert values[-1] == scored.masks.without_prompt(one.id, visit)
+        assert values[-1] == scored.views.without_prompt(one.id, visit)
     assert 8 < sum(values) < 32
 
 
@@ -365,7 +403,8 @@ def test_a_caption_that_ends_at_once_counts_its_end(model: ShowO) -> None:
 
 
 def test_a_target_outside_the_columns_is_not_passed_over(model: ShowO) -> None:
-    row = drawing_row(model.layout, [5], (list(range(9)), list(range(9))), torch.ones(9, dtype=torch.bool), True)
+    everywhere = torch.ones(2, 9, dtype=torch.bool)
+    row = drawing_row(model.layout, [5], (list(range(9)), list(range(9))), everywhere, everywhere, full_vocabulary=True)
     codes = slice(model.layout.image_offset, model.layout.mask)
     with pytest.raises(IndexError):
         log_likelihood(model.backbone, [row], codes)

@@ -15,9 +15,10 @@ from tiny_show_o import write_checkpoint
 from gapbench.models import zoo
 from gapbench.models.show_o.model import ShowO
 from gapbench.records import InputError
-from hermesflow.likelihood import Likelihoods, Masks
+from hermesflow.likelihood import Likelihoods
 from hermesflow.records import Pair, Preference
 from hermesflow.reference import ReferenceCache, fill, fingerprint
+from hermesflow.views import Masks
 
 MASKS = Masks(seed=1, count=2, condition_dropout=0.3)
 VISITS = 3
@@ -132,10 +133,10 @@ def test_sets_of_masks_come_again(model: ShowO, some: list[Pair], file: Path) ->
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"seed": 2}, "masks"),
-        ({"count": 3}, "masks"),
-        ({"rates": (0.5, 1.0)}, "masks"),
-        ({"condition_dropout": 0.0}, "masks"),
+        ({"seed": 2}, "views"),
+        ({"count": 3}, "views"),
+        ({"rates": (0.5, 1.0)}, "views"),
+        ({"condition_dropout": 0.0}, "views"),
     ],
 )
 def test_other_masks_are_refused(model: ShowO, some: list[Pair], file: Path, change: dict, named: str) -> None:

@@ -21,9 +21,10 @@ from gapbench.store import RunFolder
 from hermesflow import train as module
 from hermesflow.checkpoints import load_state
 from hermesflow.curate import CAPTION_QUESTION
-from hermesflow.likelihood import Likelihoods, Masks
+from hermesflow.likelihood import Likelihoods
 from hermesflow.pair_dpo import PairDPO
 from hermesflow.train import Stage, Training, train
+from hermesflow.views import Masks
 
 QUICK = Training(steps=4, batch=2, masks=2, learning_rate=1e-3, save_every=2)
 SCRIPT = Path(__file__).with_name("stage_process.py")

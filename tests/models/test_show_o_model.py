@@ -13,7 +13,7 @@ from gapbench.models.base import in_batches
 from gapbench.models.show_o import model as show_o_model
 from gapbench.models.show_o.answering import decode, discrete_picture_cache
 from gapbench.models.show_o.layout import Layout, visible_answering, visible_clip, visible_packed
-from gapbench.models.show_o.sampling import ItemNoise, MaskGit, SharedNoise, sample_codes
+from gapbench.models.show_o.sampling import ItemNoise, MaskGit, SharedNoise, Trace, sample_codes
 from gapbench.records import Decoding, Failure, Picture, Prompt, Question, Sampling
 
 TEXTS = ("a red circle", "two green stars and a blue heart", "a photo of a cross", "an orange square above a heart")
@@ -228,7 +228,11 @@ def test_a_known_position_is_never_masked_again() -> None:
         seen.append(codes.clone())
         return torch.randn((int(masked.sum()), 8), generator=generator)
 
-    final = sample_codes(logits, torch.full((3, 20), -1), MaskGit(9, 0.0, 4.5), SharedNoise(generator))
+    free = torch.full((3, 20), -1)
+    trace = Trace.of(free)
+    final = sample_codes(logits, free, MaskGit(9, 0.0, 4.5), SharedNoise(generator), trace)
+    for step, (before, after) in enumerate(zip(seen, [*seen[1:], final], strict=True)):
+        assert torch.equal(trace.step_BN == step, (before < 0) & (after >= 0))
     for before, after in zip(seen, [*seen[1:], final], strict=True):
         known = before >= 0
         assert torch.equal(after[known], before[known])

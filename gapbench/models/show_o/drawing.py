@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gapbench.models.show_o.backbone import Backbone, KeyValues
 from gapbench.models.show_o.layout import Layout, visible_drawing
-from gapbench.models.show_o.sampling import MASKED, MaskGit, Noise, sample_codes
+from gapbench.models.show_o.sampling import MASKED, MaskGit, Noise, Trace, sample_codes
 
 
 @torch.inference_mode()
@@ -26,10 +26,11 @@ def draw_codes(
     settings: MaskGit,
     noise: Noise,
     initial_BN: Tensor | None = None,
+    trace: Trace | None = None,
 ) -> Tensor:
     """Codes (B,N) int64 of one image per text (token ids of the bare prompt, empty for none).
 
-    initial_BN: codes to start from, -1 where free (inpainting); by default all are free.
+    initial_BN: codes to start from, -1 where free (inpainting); by default all are free. trace: written to.
     """
     device = backbone.device
     count, image_tokens = len(texts), layout.image_tokens
@@ -57,7 +58,7 @@ def draw_codes(
             hidden[count:][masked_BN], columns
         )
 
-    return sample_codes(logits, initial_BN.to(device), settings, noise)
+    return sample_codes(logits, initial_BN.to(device), settings, noise, trace)
 
 
 def prompt_cache(backbone: Backbone, layout: Layout, blocks: Sequence[Sequence[int]]) -> tuple[KeyValues, Tensor]:

@@ -24,7 +24,7 @@ from gapbench.models.show_o.drawing import draw_codes
 from gapbench.models.show_o.layout import SYSTEM_PROMPT, clip_question_text, question_text
 from gapbench.models.show_o.likelihood import Window, joined, score, windows
 from gapbench.models.show_o.magvit import to_images, to_pixels
-from gapbench.models.show_o.sampling import ItemNoise, MaskGit, seed_of
+from gapbench.models.show_o.sampling import MASKED, ItemNoise, MaskGit, Trace, seed_of
 from gapbench.records import Decoding, Failure, InputError, Picture, Prompt, Question, Sampling, TextLikelihood
 
 if TYPE_CHECKING:
@@ -50,6 +50,14 @@ class Said(NamedTuple):
     text: str
     tokens: tuple[int, ...]
     ended: bool
+
+
+class Drawn(NamedTuple):
+    """Codes (N,) int64, the step that fixed each (N,) int64, and of each step -log p of what it fixed (T,) float32."""
+
+    codes: Tensor
+    steps: Tensor
+    nats: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +115,27 @@ class ShowO:
                 yield from self.decode([codes])
 
     def draw_codes(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Tensor | Failure]:
-        """The drawings as image codes, (N,) int64 each: what a trainer keeps."""
+        """The drawings as image codes, (N,) int64 each."""
+        for drawn in self.draw_traced(prompts, sampling):
+            yield drawn if isinstance(drawn, Failure) else drawn.codes
+
+    def draw_traced(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Drawn | Failure]:
+        """The drawings as image codes, and how they came about: what a trainer keeps."""
         settings = self.settings(sampling)
         drawable = [prompt for prompt in prompts if prompt.text.strip()]
         drawn = in_batches(drawable, self.images_per_batch, lambda batch: self._draw_batch(batch, settings))
         for prompt in prompts:
             yield next(drawn) if prompt.text.strip() else Failure("the prompt is empty")
 
-    def _draw_batch(self, prompts: Sequence[Prompt], settings: MaskGit) -> list[Tensor]:
+    def _draw_batch(self, prompts: Sequence[Prompt], settings: MaskGit) -> list[Drawn]:
         texts = [self._tokens(prompt.text) for prompt in prompts]
         seeds = [seed_of(prompt.text, prompt.seed) for prompt in prompts]
         noise = ItemNoise(seeds, settings.steps, self.layout.image_tokens, self.backbone.device)
-        return list(draw_codes(self.backbone, self.layout, texts, settings, noise))
+        free_BN = torch.full((len(texts), self.layout.image_tokens), MASKED, device=self.backbone.device)
+        trace = Trace.of(free_BN)
+        codes_BN = draw_codes(self.backbone, self.layout, texts, settings, noise, free_BN, trace)
+        parts = (codes_BN, trace.step_BN, trace.nats(settings.steps))
+        return [Drawn(*of_one) for of_one in zip(*parts, strict=True)]
 
     # --- answering ---------------------------------------------------------------------------------------------------
 

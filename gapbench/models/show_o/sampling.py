@@ -110,12 +110,37 @@ def remask_count(step: int, steps: int, image_tokens: int) -> int:
     return int((image_tokens * torch.cos(r * math.pi * 0.5)).floor())
 
 
+@dataclass(slots=True)
+class Trace:
+    """How a batch was sampled: the step that fixed each code (B,N) int64, -1 where it was known before, and the log of
+    its probability then (B,N) float32, in nats.
+    """
+
+    step_BN: Tensor
+    log_BN: Tensor
+
+    @staticmethod
+    def of(codes_BN: Tensor) -> Trace:
+        """Nothing sampled yet."""
+        return Trace(torch.full_like(codes_BN, -1), torch.zeros(codes_BN.shape, device=codes_BN.device))
+
+    def nats(self, steps: int) -> Tensor:
+        """(B,T) float32: -log p of the codes that each step fixed."""
+        known_BN = self.step_BN < 0
+        nats_BT = self.log_BN.new_zeros((len(self.log_BN), steps))
+        return nats_BT.scatter_add(1, self.step_BN.clamp(min=0), -self.log_BN.masked_fill(known_BN, 0.0))
+
+
 def sample_codes(
-    logits: Callable[[Tensor, Tensor], Tensor], codes_BN: Tensor, settings: MaskGit, noise: Noise
+    logits: Callable[[Tensor, Tensor], Tensor],
+    codes_BN: Tensor,
+    settings: MaskGit,
+    noise: Noise,
+    trace: Trace | None = None,
 ) -> Tensor:
     """Fill the masked codes (-1) of `codes_BN` in `settings.steps` parallel steps; known codes stay.
 
-    logits: (codes (B,N), masked (B,N) bool) -> guided float32 logits (M,C) at the masked positions.
+    logits: (codes (B,N), masked (B,N) bool) -> guided float32 logits (M,C) at the masked positions. trace: written to.
     Returns (B,N) int64: the full sample of the last step.
     """
     known = torch.finfo(torch.float32).max
@@ -132,9 +157,14 @@ def sample_codes(
         gumbel_BN = -torch.log((-torch.log(uniform_BN.clamp(min=1e-20))).clamp(min=1e-20))
         confidence_BN = torch.full(masked_BN.shape, known, device=codes_BN.device)
         confidence_BN = confidence_BN.masked_scatter(masked_BN, probs_MC.gather(1, codes_M[:, None]).squeeze(1))
-        score_BN = torch.log(confidence_BN.clamp(min=1e-20)) + tau * gumbel_BN
+        log_BN = torch.log(confidence_BN.clamp(min=1e-20))
+        score_BN = log_BN + tau * gumbel_BN
         count_B1 = (masked_BN.sum(dim=1, keepdim=True) - 1).clamp(max=remask_count(step, settings.steps, image_tokens))
         threshold_B1 = score_BN.sort(dim=1).values.gather(1, count_B1.clamp(min=1))
         if step < settings.steps - 1:
             codes_BN = codes_BN.masked_fill(score_BN < threshold_B1, MASKED)
+        if trace is not None:
+            fixed_BN = masked_BN & (codes_BN != MASKED)
+            trace.step_BN[fixed_BN] = step
+            trace.log_BN[fixed_BN] = log_BN[fixed_BN]
     return codes_BN
