@@ -54,6 +54,13 @@ def close_gap(
     epochs: stages.Epochs = None,
     lora: stages.Lora = None,
     reference: Annotated[str, typer.Option(help="Of each round: previous (policy) or base.")] = "previous",
+    fresh_items: Annotated[
+        bool | None,
+        typer.Option(
+            "--fresh-items/--same-items",
+            help="A part of the items for each round, or all of them in every round; by default the recipe's.",
+        ),
+    ] = None,
     target: Annotated[float, typer.Option(help="Stop once the interval of the gap holds this.")] = 0.0,
     quick: Annotated[bool, typer.Option("--quick", help="One small round, to see that all works.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of items, drawings, masks and order.")] = 0,
@@ -85,6 +92,7 @@ def close_gap(
         rule=emphasis,
         reference=reference,
         target=target,
+        fresh_items=how.fresh_items if fresh_items is None else fresh_items,
         curation=changed(how.curation, judge=judge, images=images, matching=matching, scorer=scorer, seed=seed),
         training=changed(stages.of_length(how.training, epochs), learning_rate=learning_rate, lora=lora, seed=seed),
     )

@@ -44,6 +44,7 @@ from hermesflow.trackers import Tracking
 from hermesflow.train import Training, train
 
 if TYPE_CHECKING:
+    from gapbench.homologous import Homologous
     from gapbench.models.show_o.model import ShowO
 
 SCHEMA = 1
@@ -54,13 +55,15 @@ Loader = Callable[[str], "ShowO"]  # by zoo name or checkpoint folder
 class Loop:
     """How to go about it. reference: of iteration K, the policy that K - 1 made ("previous"), or the base model.
 
-    target: the loop stops early when the interval of the gap that it follows holds this.
+    target: the loop stops early when the interval of the gap that it follows holds this. fresh_items: every iteration
+    has a part of the items for itself, where the paper's makes new candidates of all and compares them with the last.
     """
 
     iterations: int = 3
     rule: str = "gap"  # of emphasis.RULES
     reference: str = "previous"
     target: float = 0.0
+    fresh_items: bool = False
     curation: Curation = field(default_factory=Curation)
     pairs: Rule = field(default_factory=Rule)
     training: Training = field(default_factory=Training)
@@ -89,6 +92,8 @@ def close_gap(
     shard = shard or Shard()
     given = diagnostics and emphasis.read_diagnostics(diagnostics)
     request = _request(name, grounds, how, given)
+    if how.fresh_items and len(grounds.items) < how.iterations:
+        raise InputError(f"{len(grounds.items)} items for {how.iterations} iterations; give more items or --same-items")
     if (known := _known(folder, request)) and known["status"] == "complete":
         return known
     base = load(name)
@@ -96,19 +101,20 @@ def close_gap(
         emphasis.read_diagnostics(diagnostics, base.describe())  # of this model and no other
     with held(folder) if shard.leads else nullcontext():
         state = _known(folder, request) or _begun(folder, request, grounds, shard)
-        _measured(base, grounds.judge, folder / "before", progress, shard)
+        measured(base, grounds.judge, folder / "before", progress, shard)
         model, policy = base, name
         followed: list[Run] = []
         old: Sequence[Pair] = ()
         for iteration in range(1, how.iterations + 1):
             place = folder / str(iteration)
-            followed.append(_measured(model, [grounds.follow], place / "follow", progress, shard))
+            followed.append(measured(model, [grounds.follow], place / "follow", progress, shard))
             if why := stopped(followed, how.target):
                 state["stopped"] = why
                 break
             found = given if given and iteration == 1 else emphasis.read_diagnostics(place / "follow")
-            candidates = curate(model, grounds.items, how.curation, place / "candidates", progress, shard)
-            old = _pairs(candidates, old, found, how, place, shard)
+            items = _items(grounds.items, iteration, how)
+            candidates = curate(model, items, how.curation, place / "candidates", progress, shard)
+            old = _pairs(candidates, () if how.fresh_items else old, found, how, place, shard)
             if not old:
                 state["stopped"] = "no pairs left: nothing that it made is better than in the iteration before"
                 break
@@ -120,8 +126,13 @@ def close_gap(
             if state["done"] < iteration:
                 state["done"] = iteration
                 _keep(folder, state, shard)
-        after = _measured(model, grounds.judge, folder / "after", progress, shard)
+        after = measured(model, grounds.judge, folder / "after", progress, shard)
         return _finish(folder, state, grounds, runs.load(folder / "before"), after, policy, shard)
+
+
+def _items(items: Sequence[Homologous], iteration: int, how: Loop) -> Sequence[Homologous]:
+    """Those of an iteration. Kinds of items that come in turn come in turn in every part."""
+    return items[iteration - 1 :: how.iterations] if how.fresh_items else items
 
 
 def _master(model: ShowO, name: str, load_master: Loader | None) -> ShowO:
@@ -177,8 +188,11 @@ def _keep(folder: Path, state: Mapping[str, Any], shard: Shard) -> None:
             write_json(folder / "loop.json", state)
 
 
-def _measured(model: ShowO, tasks: Sequence[Task], folder: Path, progress: Progress | None, shard: Shard) -> Run:
+def measured(
+    model: ShowO, tasks: Sequence[Task], folder: Path, progress: Progress | None = None, shard: Shard | None = None
+) -> Run:
     """A run of the tasks, begun, continued or found finished."""
+    shard = shard or Shard()
     with _room(folder):
         opened, manifest = open_run(folder, "", request_of(model, tasks, Sampling(), None), shard)
         try:

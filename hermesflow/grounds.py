@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gapbench import tasks
-from gapbench.homologous import Homologous, HomologousQuestion, normal
+from gapbench.homologous import Homologous, normal
 from gapbench.judges import judge as judge_by_name
 from gapbench.records import InputError
 from gapbench.tasks.base import Options, Task
-from gapbench.tasks.gap import JUDGE, Gap
+from gapbench.tasks.gap import JUDGE, Gap, items_of
 from gapbench.tasks.matching import Exact, matching
 from hermesflow.homologous import hold_out, own_items
 
@@ -47,15 +47,7 @@ def miniature(items: Sequence[Homologous], seed: int, device: str | None, panel:
     """Trained on scenes of the training split, followed on the validation split, judged on the test split."""
     from gapbench.miniature import benchmarks
 
-    followed = [
-        Homologous(
-            h.id,
-            h.picture,
-            h.caption,
-            tuple(HomologousQuestion(q.text, q.answer(h.scene.things), q.skill, q.choices) for q in h.queries),
-        )
-        for h in benchmarks.homologous_scenes(FOLLOWED, "validation")
-    ]
+    followed = items_of(benchmarks.homologous_scenes(FOLLOWED, "validation"))
     source = "miniature world 1, validation split"
     follow = Gap("gap-validation", followed, judge_by_name("eye", device), source, Exact(), (seed,))
     names = tasks.SUITES["mini"] if panel else ("gap-mini",)

@@ -18,27 +18,24 @@ from hermesflow.preferences import Rule
 from hermesflow.train import Training
 
 WAYS = ((1, 1.0), (3, 0.7), (4, 2.0), (None, 1.0), (None, 2.0))
-ITEMS, QUICK_ITEMS = 240, 32
+ITEMS, QUICK_ITEMS = 480, 48
 
 
 def miniature(quick: bool = False) -> Loop:
-    """Of show-o-mini on two CPU cores. A beginning: it does no harm, and does not close the gap yet.
-
-    reports/LOG.md tells what was tried, and why the winners are held up as much as this.
-    """
-    curation = replace(MINIATURE, images=6 if quick else 10, ways=WAYS, caption_tokens=40)
-    pairs = Rule(image_threshold=0.6, image_margin=0.1, caption_margin=0.05, per_item=2)
+    """Of show-o-mini on two CPU cores; reports/LOG.md tells what was tried."""
+    curation = replace(MINIATURE, images=8, ways=WAYS, caption_tokens=40)
+    pairs = Rule(image_threshold=0.6, image_margin=0.05, caption_margin=0.05, per_item=4)
     training = Training(
-        loss=PairDPO(beta=0.2, anchor=10.0),
-        learning_rate=5e-5,
-        epochs=2.0 if quick else 3.0,
+        loss=PairDPO(beta=0.5),
+        learning_rate=1e-4,
+        epochs=1.0,
         batch=16,
-        masks=2,
-        rates=(0.3, 1.0),
-        condition_dropout=0.0,
+        states=4,
+        betas=(0.9, 0.98),
+        weight_decay=0.0,
         save_every=10,
     )
-    return Loop(curation=curation, pairs=pairs, training=training)
+    return Loop(curation=curation, pairs=pairs, training=training, fresh_items=True)
 
 
 def published(quick: bool = False) -> Loop:

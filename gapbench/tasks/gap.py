@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -54,6 +54,9 @@ from gapbench.skills import SKILLS
 from gapbench.tasks.base import Drawings, Items, Options, Response, Stream
 from gapbench.tasks.gap_metrics import CELLS, MEASURES, by_skill, metrics, rows
 from gapbench.tasks.matching import Exact, Matching, matches, matching
+
+if TYPE_CHECKING:
+    from gapbench.miniature.benchmarks import HomologousScene
 
 __all__ = ["CELLS", "MEASURES", "Gap", "by_skill", "metrics", "mini", "real", "rows"]
 
@@ -238,16 +241,21 @@ def mini(options: Options) -> Gap:
     """The gap over the miniature world, judged by the exact eye and matched exactly, unless asked otherwise."""
     from gapbench.miniature import benchmarks
 
-    data = [
+    data = items_of(benchmarks.homologous_scenes())
+    return _task("gap-mini", data, benchmarks.DATA, options, "eye", "exact")
+
+
+def items_of(scenes: Iterable[HomologousScene]) -> list[Homologous]:
+    """Scenes of the miniature with the answers to their questions."""
+    return [
         Homologous(
             h.id,
             h.picture,
             h.caption,
             tuple(HomologousQuestion(q.text, q.answer(h.scene.things), q.skill, q.choices) for q in h.queries),
         )
-        for h in benchmarks.homologous_scenes()
+        for h in scenes
     ]
-    return _task("gap-mini", data, benchmarks.DATA, options, "eye", "exact")
 
 
 def real(options: Options) -> Gap:

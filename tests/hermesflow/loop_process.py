@@ -28,14 +28,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from stage_process import fork
 
-from gapbench.homologous import Homologous, HomologousQuestion
+from gapbench.homologous import Homologous
 from gapbench.judges import ModelJudge
 from gapbench.miniature.benchmarks import homologous_scenes
 from gapbench.models import zoo
 from gapbench.models.show_o.model import ShowO
 from gapbench.records import Decoding, Question
 from gapbench.run import Progress
-from gapbench.tasks.gap import Gap
+from gapbench.tasks.gap import Gap, items_of
 from gapbench.tasks.matching import Likelihood
 from hermesflow.close_gap import Loop, close_gap
 from hermesflow.curate import CHUNK, MINIATURE
@@ -91,15 +91,7 @@ def load(name: str) -> ShowO:
 
 
 def gap_of(name: str, split: str, count: int, judge: Any) -> Gap:
-    items = [
-        Homologous(
-            h.id,
-            h.picture,
-            h.caption,
-            tuple(HomologousQuestion(q.text, q.answer(h.scene.things), q.skill, q.choices) for q in h.queries),
-        )
-        for h in homologous_scenes(count, split)
-    ]
+    items = items_of(homologous_scenes(count, split))
     return Gap(name, items, ModelJudge(judge), f"miniature world 1, {split} split", Likelihood())
 
 

@@ -119,6 +119,18 @@ def test_runs_are_of_the_model_of_their_iteration(whole: Path) -> None:
     assert len({weights(place) for place in ("before", "2/follow", "after")}) == 3
 
 
+def test_fresh_items_are_each_in_one_iteration(checkpoint: Path, grounds: Grounds, tmp_path: Path) -> None:
+    loop(checkpoint, tmp_path, replace(HOW, fresh_items=True), grounds)
+    made = [read_candidates(tmp_path / str(iteration) / "candidates") for iteration in (1, 2)]
+    ids = [[each.id for each in part] for part in made]
+    every = [item.id for item in grounds.items]
+    assert ids == [every[0::2], every[1::2]]
+    assert "old pairs without candidates" not in (tmp_path / "2" / "pairs.json").read_text()
+    few = replace(grounds, items=grounds.items[:1])
+    with pytest.raises(InputError, match="1 items for 2 iterations; give more items or --same-items"):
+        loop(checkpoint, tmp_path / "few", replace(HOW, fresh_items=True), few)
+
+
 # --- Stopping ---------------------------------------------------------------------------------------------------------
 
 
