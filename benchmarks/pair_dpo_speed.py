@@ -223,12 +223,12 @@ def run_ours(
     stage.likelihoods.full_vocabulary = schedule.full_vocabulary
     known = Likelihoods(model, stage.likelihoods.views, CAPTION_QUESTION, schedule.full_vocabulary)
 
-    autocast = train._autocast
-    train._autocast = lambda device: nullcontext()
+    autocast = train.autocast
+    train.autocast = lambda *_: nullcontext()
     first = [pairs[visit.pair] for visit in stage.order[:batch]]
     stage.reference = fill(folder / "first.jsonl", known, first, 1)
     line = stage.step()
-    train._autocast = autocast
+    train.autocast = autocast
 
     at: list[float] = []
     with autocast(model.backbone.device):

@@ -33,9 +33,11 @@ from gapbench.tasks.matching import Matching, matches, matching
 from hermesflow import candidate_files
 from hermesflow.candidate_files import FILE, read_candidates
 from hermesflow.caption_scores import CaptionScorer, scorer
+from hermesflow.precision import autocast
 from hermesflow.records import Candidates, CaptionCandidate, ImageCandidate
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
     from torch import Tensor
 
@@ -56,7 +58,7 @@ class Curation:
     ways: of the captions, top_k (1 is greedy, None the whole vocabulary) and temperature. images: drawings of each
     caption; drawing j has the seed `seed * images + j`. judge: of drawings, "self" or what gapbench.judges knows.
     matching: the rule by which the model's own answer means a choice (tasks/matching.py). scorer: of captions, see
-    caption_scores.py.
+    caption_scores.py. bfloat16: matrix products of drawing, captioning and answering on a CPU too, not on a GPU alone.
     """
 
     ways: tuple[tuple[int | None, float], ...] = WAYS
@@ -65,6 +67,7 @@ class Curation:
     judge: str = "self"
     matching: str = "nearest"
     scorer: str = "bert"
+    bfloat16: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -186,6 +189,7 @@ class Curator:
             "items": {"count": len(items), "digest": digest(asked)},
             "seed": how.seed,
             "chunk": CHUNK,
+            "bfloat16": how.bfloat16,
         }
         if self.scorer:
             told["captions"] = {
@@ -225,6 +229,9 @@ class Curator:
             for row, item in enumerate(items)
         ]
 
+    def _fast(self) -> torch.autocast:
+        return autocast(self.model.backbone.device, self.how.bfloat16)
+
     def _encoded(self, items: Sequence[Homologous]) -> list[Tensor | None]:
         opened: list[Image.Image | None] = []
         for item in items:
@@ -247,7 +254,8 @@ class Curator:
             for row in there
             for number in range(len(self.ways))
         ]
-        said = self.model.say(asked, self.ways * len(there))
+        with self._fast():
+            said = iter(list(self.model.say(asked, self.ways * len(there))))
         spoken: dict[int, list[tuple[Said, tuple[int | None, float]]]] = {}
         for row in there:
             by_way = zip(islice(said, len(self.ways)), self.how.ways, strict=True)
@@ -271,7 +279,8 @@ class Curator:
             if not self.too_long(items[row].caption)
             for number in range(self.how.images)
         ]
-        made = self.model.draw_traced([prompt for _, prompt in prompts], Sampling())
+        with self._fast():
+            made = list(self.model.draw_traced([prompt for _, prompt in prompts], Sampling()))
         drawn = [
             _Drawn(row, prompt.seed, *(part.cpu() for part in each))
             for (row, prompt), each in zip(prompts, made, strict=True)
@@ -309,7 +318,9 @@ class Curator:
             Question(f"{number}", question.text + SHORT_ANSWER, (pictures[number],), question.choices)
             for number, question in asked
         ]
-        responses = self._weighed(questions) if self.matching.weighs else list(self.model.answer(questions, DECODING))
+        with self._fast():
+            weighs = self.matching.weighs
+            responses = self._weighed(questions) if weighs else list(self.model.answer(questions, DECODING))
         said = self.matching.said([question for _, question in asked], responses)
         for (_, question), response, text in zip(asked, responses, said, strict=True):
             yield None if isinstance(response, Failure) else matches(text, question.answer)

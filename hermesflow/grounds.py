@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gapbench import tasks
@@ -22,6 +22,7 @@ from gapbench.tasks.matching import Exact, matching
 from hermesflow.homologous import hold_out, own_items
 
 FOLLOWED = 60  # scenes of the miniature's validation split
+DRAWN = 3  # drawings of each scene that decides: chance in one is as large as what a round of training changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,13 @@ def miniature(items: Sequence[Homologous], seed: int, device: str | None, panel:
     followed = items_of(benchmarks.homologous_scenes(FOLLOWED, "validation"))
     source = "miniature world 1, validation split"
     follow = Gap("gap-validation", followed, judge_by_name("eye", device), source, Exact(), (seed,))
-    names = tasks.SUITES["mini"] if panel else ("gap-mini",)
-    judged = tasks.load_all(names, Options(seed, device=device))
-    if not isinstance(judged[0], Gap):
+    gap, *others = tasks.SUITES["mini"]
+    decides = tasks.load(gap, Options(seed, device=device))
+    if not isinstance(decides, Gap):
         raise InputError("the suite mini begins with its gap task")
-    return Grounds("the miniature world", items, follow, judged)
+    decides = replace(decides, seeds=tuple(range(seed, seed + DRAWN)))
+    others = tasks.load_all(others, Options(seed, device=device)) if panel else []
+    return Grounds("the miniature world", items, follow, [decides, *others])
 
 
 def own(

@@ -25,6 +25,7 @@ from gapbench.records import InputError, Prompt
 from gapbench.tasks.base import Options, Task
 
 SPLIT, SEED = "train", 100  # of the miniature's scenes; other seeds of the split serve other ends
+THINGS, NAMES = 3, 2  # at least so many in a scene: simpler ones are drawn right, and leave nothing to prefer
 FORMS = ("short", "plain", "dense", "plain")
 ALWAYS = ("geneval", "geneval-rewritten")  # tasks whose prompts come with the package
 
@@ -35,8 +36,9 @@ ALWAYS = ("geneval", "geneval-rewritten")  # tasks whose prompts come with the p
 def train_items(count: int, seed: int = 0) -> list[Homologous]:
     """`count` scenes of the miniature's training split, each with a caption and questions that cover all it says.
 
-    Captions are short, plain and dense in turn, and no two are equal; one that some task of the miniature has drawn is
-    passed over. Equal seeds give equal items, and a longer list begins with the shorter.
+    Scenes have `THINGS` things of `NAMES` kinds or more, as most that are held out. Captions are short, plain and dense
+    in turn, and no two are equal; one that some task of the miniature has drawn is passed over. Equal seeds give equal
+    items, and a longer list begins with the shorter.
     """
     taken = {normal(text) for text in _miniature_prompts()}
     found: list[Homologous] = []
@@ -60,7 +62,9 @@ def _scenes(seed: int) -> Iterator[Scene]:
     told = 0
     for number in count_up(9):
         found = scenes(SPLIT, 2**number, SEED + seed)
-        yield from found[told:]
+        for scene in found[told:]:
+            if len(scene.things) >= THINGS and len({thing.name for thing in scene.things}) >= NAMES:
+                yield scene
         told = len(found)
 
 

@@ -23,7 +23,7 @@ ITEMS, QUICK_ITEMS = 480, 48
 
 def miniature(quick: bool = False) -> Loop:
     """Of show-o-mini on two CPU cores; reports/LOG.md tells what was tried."""
-    curation = replace(MINIATURE, images=8, ways=WAYS, caption_tokens=40)
+    curation = replace(MINIATURE, images=8, ways=WAYS, caption_tokens=40, bfloat16=True)
     pairs = Rule(image_threshold=0.6, image_margin=0.05, caption_margin=0.05, per_item=4)
     training = Training(
         loss=PairDPO(beta=0.5),
@@ -33,6 +33,7 @@ def miniature(quick: bool = False) -> Loop:
         states=4,
         betas=(0.9, 0.98),
         weight_decay=0.0,
+        bfloat16=True,
         save_every=10,
     )
     return Loop(curation=curation, pairs=pairs, training=training, fresh_items=True)

@@ -38,6 +38,7 @@ from hermesflow.curate import CAPTION_QUESTION
 from hermesflow.likelihood import Likelihoods
 from hermesflow.low_rank import LowRank
 from hermesflow.pair_dpo import Margins, PairDPO, Term, pair_dpo
+from hermesflow.precision import autocast
 from hermesflow.records import Pair, to_json
 from hermesflow.reference import ReferenceCache, fill, fingerprint, told_to
 from hermesflow.schedule import Visit, frequency, learning_rate, reweighted, visits, with_weight
@@ -60,7 +61,8 @@ class Training:
     place of masks, so many of the sampler's own states, under the model's own guidance; see `views.States`.
     sampling: pairs come as often as their weights say, instead of counting as much; the gradient is the same on
     average. balanced: the loss's balance follows the gradients, so that both sides pull alike. lora: rank of low-rank
-    updates that are merged in at the end; 0 trains all weights. seed: of order and masks.
+    updates that are merged in at the end; 0 trains all weights. bfloat16: matrix products on a CPU too, not on a GPU
+    alone. seed: of order and masks.
     """
 
     loss: PairDPO = field(default_factory=PairDPO)
@@ -83,6 +85,7 @@ class Training:
     balanced: bool = False
     lora: int = 0
     gradient_checkpointing: bool = False
+    bfloat16: bool = False
     save_every: int = 100
     seed: int = 0
 
@@ -178,11 +181,12 @@ class Stage:
         """Only the visits that the order has of a pair are taken."""
         times = Counter(visit.pair for visit in self.order)
         file, cache = self.folder / "reference.jsonl", None
+        device = likelihoods.backbone.device
         for rank in (0, 1):  # the first process writes, then the others find all there
             if min(processes.rank(), 1) == rank:
                 for count in sorted(set(times.values())):
                     group = [pair for number, pair in enumerate(self.pairs) if times[number] == count]
-                    with _autocast(likelihoods.backbone.device), told_to(self.progress, "reference") as told:
+                    with autocast(device, self.how.bfloat16), told_to(self.progress, "reference") as told:
                         cache = fill(file, likelihoods, group, count, told)
             processes.wait_for_all()
         assert cache is not None
@@ -248,7 +252,7 @@ class Stage:
         """Add the gradients of each side of a part of the batch, that is `share` of it, to `gradients`."""
         pairs, numbers = [self.pairs[visit.pair] for visit in chunk], [visit.visit for visit in chunk]
         device = self.likelihoods.backbone.device
-        with _autocast(device):
+        with autocast(device, self.how.bfloat16):
             policy = (self.likelihoods.captions(pairs), self.likelihoods.images(pairs, numbers))
         reference = (self.reference.captions(pairs), self.reference.images(pairs, numbers))
         weights = ([pair.understanding_weight for pair in pairs], [pair.generation_weight for pair in pairs])
@@ -378,11 +382,6 @@ def _optimizer(parameters: dict[str, Tensor], how: Training) -> torch.optim.Adam
         {"params": [parameters[name] for name in parameters if name not in decayed], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=how.learning_rate, betas=how.betas, fused=True)
-
-
-def _autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 on a GPU, around the loss and not around a `forward` that nothing calls; the weights stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
 
 
 def _asked(model: ShowO, reference: ShowO, pairs: Sequence[Pair], how: Training) -> dict[str, Any]:

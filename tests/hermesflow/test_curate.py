@@ -208,7 +208,7 @@ def test_what_fails_is_left_out_and_counted(model, items, tmp_path: Path, monkey
         raise OSError("truncated file")
 
     some = [*items[:2], replace(items[2], picture=Picture("broken", broken))]
-    draw, say = model.draw_codes, model.say
+    draw, say = model.draw_traced, model.say
 
     def drawn(prompts, sampling):
         return [Failure("no") if p.seed == 7 else c for p, c in zip(prompts, draw(prompts, sampling), strict=True)]
@@ -217,7 +217,7 @@ def test_what_fails_is_left_out_and_counted(model, items, tmp_path: Path, monkey
         for question, each in zip(questions, say(questions, ways), strict=True):
             yield each._replace(text="") if question.id == f"{items[1].id}/0" else each
 
-    monkeypatch.setattr(model, "draw_codes", drawn)
+    monkeypatch.setattr(model, "draw_traced", drawn)
     monkeypatch.setattr(model, "say", said)
     found = read_candidates(curate(model, some, HOW, tmp_path))
     assert [image.seed for image in found[0].images] == [6, 8]

@@ -19,7 +19,6 @@ from safetensors.torch import load_file
 
 from gapbench.models import zoo
 from gapbench.models.show_o.model import ShowO
-from hermesflow import train as module
 from hermesflow.curate import MINIATURE, curate
 from hermesflow.homologous import train_items
 from hermesflow.pair_files import pair_up
@@ -69,9 +68,9 @@ def test_what_is_computed_in_bfloat16_is_the_loss(
     model: ShowO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Released: autocast wraps a `forward` that nothing calls; and policy, mask and reference have types that clash."""
-    monkeypatch.setattr(module, "_autocast", lambda device: torch.autocast(device.type, torch.bfloat16))
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
     computed = []
-    stage = Stage(model, model, make_pairs(model, 2), QUICK, 3, tmp_path)
+    stage = Stage(model, model, make_pairs(model, 2), replace(QUICK, bfloat16=True), 3, tmp_path)
     layer = stage.model.parts.phi.model.layers[0].mlp.fc1
     layer.register_forward_hook(lambda *told: computed.append((told[2].dtype, torch.is_grad_enabled())))
     stage.step()
