@@ -39,7 +39,7 @@ class Scorer:
 
 
 SCORERS = {
-    "pope": Scorer(pope.VARIANTS, pope_answers.read, pope.metrics, pope_answers.unparsed),
+    "pope": Scorer(pope.VARIANTS, pope_answers.read, pope.metrics, pope_answers.unparsed, pope_answers.remarks),
     "mmmu": Scorer(mmmu.VARIANTS, mmmu_answers.read, mmmu.metrics, mmmu_answers.unparsed, mmmu.remarks),
     "mme": Scorer(mme.VARIANTS, mme_answers.read, lambda records, _: mme.metrics(records), pope_answers.unparsed),
     "gqa": Scorer(gqa.VARIANTS, gqa.read_saved, lambda records, _: gqa.metrics(records), remarks=gqa.remarks),
@@ -97,6 +97,8 @@ def score(
     Raises InputError, one line, for an unknown task or variant, for files that cannot be read, and for answers that
     are missing, extra, duplicate or unreadable unless `allow_partial`.
     """
+    if task in vqav2_answers.SUBMITTED:
+        raise InputError(f"{task}: its answers are not public; `gapbench submission {task}` writes the server's file")
     if task not in VARIANTS:
         raise InputError(f"unknown task {task!r}; tasks that can be scored: {', '.join(VARIANTS)}")
     variant = VARIANTS[task][0] if variant is None else variant

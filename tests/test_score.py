@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gapbench.records import InputError
+from gapbench.responses import read_rows
 from gapbench.score import VARIANTS, score
 from gapbench.tasks import mmmu, pope
 
@@ -59,7 +60,14 @@ def test_golden_answers_in_a_folder_in_under_two_seconds(shared) -> None:
     assert scored.metrics["pooled/f1"].value == expected["pooled_9000"]["official"]["F1 score"]
     faults = {"missing": 0, "extra": 0, "duplicate": 0, "unreadable": 0, "unparsed": 0}
     assert scored.counts == {"expected": 9000, "done": 9000, **faults}
-    assert scored.notes == ("data: random 3000, popular 3000, adversarial 3000; rows e9760ac79c2c36c6",)
+    assert scored.notes[0] == "data: random 3000, popular 3000, adversarial 3000; rows e9760ac79c2c36c6"
+    assert scored.notes[1:] == (
+        "pooled: accuracy 0.8532, precision 0.8524, recall 0.8544, F1 0.8534, yes ratio 0.5012",
+        "random: accuracy 0.8583, precision 0.8557, recall 0.8620, F1 0.8589, yes ratio 0.5037",
+        "popular: accuracy 0.8497, precision 0.8508, recall 0.8480, F1 0.8494, yes ratio 0.4983",
+        "adversarial: accuracy 0.8517, precision 0.8505, recall 0.8533, F1 0.8519, yes ratio 0.5017",
+        "mean of the three: accuracy 0.8532, precision 0.8524, recall 0.8544, F1 0.8534, yes ratio 0.5012",
+    )
     assert (scored.task, scored.variant, scored.partial, len(scored.records)) == ("pope", "official", False, 9000)
 
 
@@ -225,6 +233,16 @@ def test_unknown_names(data) -> None:
     refused(
         "unknown variant 'oficial' of pope; variants: official, lmms-eval, vlmevalkit", "pope", data, data, "oficial"
     )
+
+
+@pytest.mark.parametrize("task", ["vqav2-testdev", "vqav2-test"])
+def test_what_only_the_server_can_score_is_sent_there(task, tmp_path) -> None:
+    refused(f"{task}: its answers are not public; `gapbench submission {task}` writes", task, tmp_path)
+
+
+def test_a_folder_for_a_file_is_named(tmp_path) -> None:
+    with pytest.raises(InputError, match=r"cannot be read \(Is a directory\)"):
+        read_rows(tmp_path)
 
 
 def test_the_official_rules_are_the_default_of_every_task() -> None:

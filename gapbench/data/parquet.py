@@ -131,7 +131,7 @@ class Table:
 
         value = self._value(row, column)
         data = value.get("bytes") if isinstance(value, dict) else value
-        if not data:
+        if not isinstance(data, bytes) or not data:
             raise OSError(f"row {row} of {self.name} has no {column}")
         return Image.open(BytesIO(data))
 

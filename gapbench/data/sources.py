@@ -39,7 +39,8 @@ class Source:
         return f"Give --data DIR (or {VARIABLE}) with these parquet files or with {self.own}"
 
 
-# What lmms-eval reads was moved from lmms-lab to lmms-lab-encoder in July 2026.
+# What lmms-eval reads was moved from lmms-lab to lmms-lab-encoder in July 2026, its commits with it. All are pinned but
+# Flickr30k, of which no commit could be learnt; counts and digests tell other data apart.
 SOURCES = {
     source.name: source
     for source in (
@@ -49,6 +50,7 @@ SOURCES = {
             ("data/test-*.parquet",),
             "coco_pope_{random,popular,adversarial}.json and val2014/",
             "MIT (questions); COCO images under Flickr's terms",
+            "4db1276663dfa5eb8ad16a52d24c31a09e470896",
         ),
         Source(
             "mme",
@@ -56,6 +58,7 @@ SOURCES = {
             ("data/test-*.parquet",),
             "MME_Benchmark_release_version/ (a folder a subtask)",
             "research only, no redistribution",
+            "d6c9023f017b564f7b3ccccf5348166bce8fdbcd",
         ),
         Source(
             "gqa",
@@ -63,6 +66,7 @@ SOURCES = {
             ("testdev_balanced_instructions/testdev-*.parquet", "testdev_balanced_images/testdev-*.parquet"),
             "testdev_balanced_questions.json and images/",
             "not stated; images of Visual Genome",
+            "a6e72d6e1b912da88af8b2f9eba05d5ea8ec2dd8",
         ),
         Source(
             "vqav2",
@@ -70,6 +74,7 @@ SOURCES = {
             ("data/validation-*.parquet",),
             "v2_OpenEnded_mscoco_val2014_questions.json, v2_mscoco_val2014_annotations.json and val2014/",
             "CC BY 4.0 (annotations); COCO images under Flickr's terms",
+            "32665d35052eb4a6d4414851c3c829a72754915a",
         ),
         Source(
             "vqav2-testdev",
@@ -77,6 +82,7 @@ SOURCES = {
             ("data/testdev-*.parquet",),
             "v2_OpenEnded_mscoco_test-dev2015_questions.json and test2015/",
             "CC BY 4.0 (questions); COCO images under Flickr's terms",
+            "32665d35052eb4a6d4414851c3c829a72754915a",
         ),
         Source(
             "vqav2-test",
@@ -84,6 +90,7 @@ SOURCES = {
             ("data/test-*.parquet",),
             "v2_OpenEnded_mscoco_test2015_questions.json and test2015/",
             "CC BY 4.0 (questions); COCO images under Flickr's terms",
+            "32665d35052eb4a6d4414851c3c829a72754915a",
         ),
         Source(
             "flickr30k",
@@ -98,6 +105,7 @@ SOURCES = {
             ("*/validation-*.parquet",),
             "the 30 subjects' parquet files, in a folder each or merged",
             "Apache-2.0",
+            "98e6ac0cb9b7b2cd2c991b85a50762edc4aedc68",
         ),
     )
 }

@@ -82,7 +82,7 @@ _QUOTE = r"['\u2019]"
 _CLITIC = rf"(?i:s|d|m|n(?=\s|\Z)|re|ve|ll|em)(?!{_L})"
 # "O'Neil", "d'art", "o'clock": one word, as is "ma'am", where the apostrophe stands between vowels.
 _ELISION = rf"(?:[dlno]|[A-HJ-XZ]){_QUOTE}(?!{_CLITIC}){_L}{_W}+"
-_GLOTTAL = rf"[A-Za-z]+[AEIOUYaeiouy]['\u2019\u2018](?![DMS](?!{_L})|(?i:re|ve|ll|em)(?!{_L}))[A-Zaeiou][A-Za-z]*"
+_GLOTTAL = rf"{_L}+[AEIOUYaeiouy]['\u2019\u2018](?![DMS](?!{_L})|(?i:re|ve|ll|em)(?!{_L}))[A-Zaeiou]{_L}*"
 _WHOLE = rf"(?!{_W}|[-_/.!?]{_W}|{_QUOTE}{_CLITIC})"  # after a word that nothing makes longer
 _STOP = r"(?:\.(?=[,:;]))?"
 _NUMBER = r"(?:[0-9]+(?:[.,:][0-9]+)*|(?:[.,:][0-9]+)+)"
@@ -111,6 +111,8 @@ _TOKEN = re.compile(
             r"@[A-Za-z_][A-Za-z0-9_]*|#[^\W\d_]+|[CFcf]\#|[Cc]\+\+",
             rf"[A-Z]+(?:[&+][A-Z]+)+{_STOP}|(?:[A-Z]|US|AUS?|CAN|HK|NZ|NT|SG|TT|BZ)\$",
             r"&(?:lt|gt|quot|apos|nbsp|[mn]dash);",
+            # Periods and commas stay before a hyphen: "red,white-blue", "table.2-year-old".
+            rf"[A-Za-z0-9]+[.,][A-Za-z0-9.,]*(?:-[A-Za-z0-9]+)+{_STOP}",
             rf"(?=[A-Za-z]{{2,6}}\.)(?:{_any(_FINAL)}|{_any(_CAPITALISED, cased=True)})\.(?!-?{_L}{_W})",
             # Numbers, dates and fractions, and words joined by hyphen or slash.
             r"\([0-9]{2,3}\)[ ]?[0-9]{3,4}[- ][0-9]{4}",

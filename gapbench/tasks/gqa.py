@@ -129,7 +129,10 @@ def _reference(entry: Mapping[str, Any], where: str) -> Reference:
     for key, known in (("types.structural", STRUCTURAL), ("types.semantic", SEMANTIC)):
         if texts[key] not in known:
             raise InputError(f"{where}: {key} {texts[key]!r} is none of {', '.join(known)}")
-    return Reference(*texts.values(), groups.get("global"))
+    group = groups.get("global")
+    if group is not None and not isinstance(group, str):
+        raise InputError(f"{where}: groups.global {group!r} is not a text; give the official GQA questions")
+    return Reference(*texts.values(), group)
 
 
 def read_pictures(folder: Path, images: Sequence[str], allow_partial: bool = False) -> dict[str, Picture]:
@@ -268,9 +271,14 @@ def read_saved(path: Path, data: Path | None) -> Saved:
 
 
 def remarks(records: Sequence[Record], found: Mapping[str, Estimate]) -> tuple[str, ...]:
-    if all(record.details["group"] is None for record in records):
-        return ()
-    return (f"distribution {distribution(records):.2f}, lower is better (validity and plausibility need other files)",)
+    notes = []
+    if any(record.details["group"] is not None for record in records):
+        told = f"distribution {distribution(records):.2f}, lower is better"
+        notes.append(f"{told} (validity and plausibility need other files)")
+    for kind in ("structural", "semantic"):
+        of_kind = {name.removeprefix(f"{kind}/"): e.value for name, e in found.items() if name.startswith(f"{kind}/")}
+        notes.append(f"{kind}: {', '.join(f'{name} {value:.4f}' for name, value in of_kind.items())}")
+    return tuple(notes)
 
 
 # --- The task ---------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ How answers are read stands in mmmu_parsing.py; the prompt is lmms-eval's.
 from __future__ import annotations
 
 import ast
+import math
 import random
 import re
 import string
@@ -82,11 +83,14 @@ class Reference:
 
 def gold_answers(gold: Any) -> tuple[str, ...]:
     """The accepted answers. Three golds are lists, which the hub's copy stores as text: "['24/7', '3.429']"."""
-    if isinstance(gold, str) and gold.startswith("["):
+    if isinstance(gold, str):
         try:
-            gold = ast.literal_eval(gold)
+            listed = ast.literal_eval(gold) if gold.startswith("[") else None
         except (ValueError, SyntaxError):
-            return (gold,)
+            listed = None
+        # Else it is a text that looks like a list: "[0, 1)" and "[1, 2]" are intervals.
+        texts = isinstance(listed, list) and listed and all(isinstance(answer, str) for answer in listed)
+        gold = listed if texts else gold
     answers = tuple(gold) if isinstance(gold, list) else (gold,)
     if not answers or not all(isinstance(answer, str) for answer in answers):
         raise InputError(f"gold answer {gold!r} is neither a text nor a list of texts")
@@ -203,7 +207,8 @@ def judge_answer(reference: Reference, response: Response, variant: str = "offic
     Where it is None they also hold the letters to choose from, for `guess`. A failure has said nothing, and gets none.
 
     VLMEvalKit makes a choice of an open question: A is its gold, B is "Other Answers". The letter that it then looks
-    for was never offered to the model, so such an answer is hardly ever right.
+    for was never offered to the model, so such an answer is hardly ever right. lmms-eval and VLMEvalKit take a list of
+    golds for the text that their table has in its place.
     """
     details: dict[str, Any] = {"type": "open" if reference.open else "multiple-choice", "gold": list(reference.answers)}
     if not isinstance(response, str):
@@ -213,7 +218,10 @@ def judge_answer(reference: Reference, response: Response, variant: str = "offic
         return Judgement(float(said == gold), {**details, "said": said})
     if reference.open:
         candidates = parse_open(response)
-        return Judgement(float(eval_open(reference.answers, candidates)), {**details, "said": candidates})
+        golds = (_in_the_table(reference),) if variant == "lmms-eval" else reference.answers
+        # JSON has neither infinity nor what is no number.
+        said = [one if isinstance(one, str) or math.isfinite(one) else str(one) for one in candidates]
+        return Judgement(float(eval_open(golds, candidates)), {**details, "said": said})
     if reference.options is None:
         said = _bare_letter(reference.id, response)
     else:
@@ -231,9 +239,14 @@ def _inferred(reference: Reference, response: str) -> tuple[str | None, str]:
     """What VLMEvalKit reads off a response, and the letter that it holds for right."""
     if not reference.open:
         return infer(response, reference.options), reference.answers[0]
-    first, *others = reference.answers
-    gold = str(list(reference.answers)) if others else first  # its table has a list as text
+    gold = _in_the_table(reference)
     return infer(response, {"A": gold, "B": "Other Answers"}), gold if gold in string.ascii_uppercase else "A"
+
+
+def _in_the_table(reference: Reference) -> str:
+    """The gold as the hub's tables have it: a list as text."""
+    first, *others = reference.answers
+    return str([first, *others]) if others else first
 
 
 def _bare_letter(question_id: str, response: str) -> str | None:

@@ -157,11 +157,14 @@ def _table_rows(table: Table, allow_partial: bool) -> Iterator[Row]:
     seen: set[str] = set()
     for position, found in enumerate(table.rows(columns)):
         where = f"{table.name}: row {position}"
-        if found["category"] not in SPLITS or not str(found["question_id"]).isdigit():
-            name = f"{found['category']}/{found['question_id']}"
-            raise InputError(f"{where}: {name} is no question of POPE's, such as random/1")
+        number = str(found["question_id"])
+        if found["category"] not in SPLITS or not number.isdecimal() or not 1 <= int(number) <= ROWS:
+            raise InputError(f"{where}: {found['category']}/{number} is no question of POPE's, such as random/1")
+        for column in ("question", "image_source"):
+            if not isinstance(found[column], str):
+                raise InputError(f"{where}: {column} {found[column]!r} is not a text; download the file again")
         label = str(found["answer"]).strip().lower()
-        row = _row(where, found["category"], int(found["question_id"]), found["image_source"], found["question"], label)
+        row = _row(where, found["category"], int(number), found["image_source"], found["question"], label)
         if row.id in seen:
             raise InputError(f"{where}: question {row.id} is there twice")
         seen.add(row.id)

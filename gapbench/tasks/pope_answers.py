@@ -8,9 +8,11 @@ from typing import Any
 
 from gapbench.data import sources
 from gapbench.prompts import SHORT_ANSWER
-from gapbench.records import InputError, Item, Judgement, Record
+from gapbench.records import Estimate, InputError, Item, Judgement, Record
 from gapbench.responses import RECORDED, Answers, Found, Saved, found, match, read_rows, records_of, unreadable
 from gapbench.tasks import pope
+
+_LABELS = {"f1": "F1", "yes_ratio": "yes ratio", "mean_of_three": "mean of the three"}
 
 
 def read(path: Path, data: Path | None) -> Saved:
@@ -32,6 +34,15 @@ def read(path: Path, data: Path | None) -> Saved:
 def unparsed(record: Record) -> bool:
     """Of any benchmark whose answers are read as `pope.Said`."""
     return record.details["said"] == "other"
+
+
+def remarks(records: Sequence[Record], found: Mapping[str, Estimate]) -> tuple[str, ...]:
+    """All measures of each group in a line, for papers print any of them as "POPE"."""
+    lines = []
+    for group in dict.fromkeys(name.partition("/")[0] for name in found):
+        values = [(_LABELS.get(measure, measure), found[f"{group}/{measure}"].value) for measure in pope.MEASURES]
+        lines.append(f"{_LABELS.get(group, group)}: {', '.join(f'{name} {value:.4f}' for name, value in values)}")
+    return tuple(lines)
 
 
 def read_answers(path: Path, items: Sequence[Item]) -> Answers:

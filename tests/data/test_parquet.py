@@ -129,6 +129,13 @@ def test_rows_in_any_order(files: list[Path], groups_read: Counter) -> None:
         list(table.take(wanted, ("label",)))
 
 
+@pytest.mark.parametrize("value", [7, "scene.jpg", True, [1]])
+def test_what_is_no_picture_is_an_os_error_when_opened(tmp_path: Path, value: object) -> None:
+    table = Table([write(tmp_path / "rows.parquet", [{"image": value}] * 2)])
+    with pytest.raises(OSError, match=r"row 1 of .*rows\.parquet has no image"):
+        table.picture(1, "key").open()
+
+
 def test_few_row_groups_are_held_at_a_time(tmp_path: Path) -> None:
     peaks = []
     for count in (3_000, 15_000):

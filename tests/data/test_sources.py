@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,13 @@ def hub_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path / "hub"
 
 
-def in_cache(cache: Path, repo: str, *files: str) -> Path:
-    """Files of a data set as the hub's client keeps them."""
-    place = cache / f"datasets--{repo.replace('/', '--')}"
-    commit = "c" * 40
-    (place / "refs").mkdir(parents=True)
-    (place / "refs" / "main").write_text(commit)
-    folder = place / "snapshots" / commit
+def in_cache(cache: Path, name: str, *files: str, commit: str = "") -> Path:
+    """Files of a task's data set as the hub's client keeps them, of the pinned commit or another that is now main."""
+    source = SOURCES[name]
+    place = cache / f"datasets--{source.repo.replace('/', '--')}"
+    (place / "refs").mkdir(parents=True, exist_ok=True)
+    (place / "refs" / "main").write_text(commit or source.revision)
+    folder = place / "snapshots" / (commit or source.revision)
     for file in files:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes(b"")
@@ -34,7 +35,7 @@ def in_cache(cache: Path, repo: str, *files: str) -> Path:
 
 
 def test_the_users_folder_comes_first(hub_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    in_cache(hub_cache, SOURCES["pope"].repo, "data/test-00000-of-00001.parquet")
+    in_cache(hub_cache, "pope", "data/test-00000-of-00001.parquet")
     given, everything = tmp_path / "given", tmp_path / "everything"
     (everything / "pope").mkdir(parents=True)
     given.mkdir()
@@ -49,13 +50,22 @@ def test_then_the_cache_then_the_hub(hub_cache: Path) -> None:
         find("pope", None, fetch=False)
     with pytest.raises(InputError, match=r"cannot fetch the data set .*/POPE .*HF_HUB_OFFLINE.*--data DIR"):
         find("pope", None)
-    folder = in_cache(hub_cache, SOURCES["pope"].repo, "data/test-00000-of-00001.parquet")
+    folder = in_cache(hub_cache, "pope", "data/test-00000-of-00001.parquet")
     assert find("pope", None).folder == folder
     assert find("pope", None).why == "cache of lmms-lab-encoder/POPE"
 
 
+def test_only_the_pinned_commit_will_do(hub_cache: Path) -> None:
+    assert {name for name, source in SOURCES.items() if not re.fullmatch("[0-9a-f]{40}", source.revision)} == {
+        "flickr30k"  # of which no commit is known
+    }
+    in_cache(hub_cache, "pope", "data/test-00000-of-00001.parquet", commit="c" * 40)
+    with pytest.raises(InputError, match="pope: no data here"):
+        find("pope", None, fetch=False)
+
+
 def test_a_cache_that_lacks_some_of_the_files_will_not_do(hub_cache: Path) -> None:
-    in_cache(hub_cache, SOURCES["gqa"].repo, "testdev_balanced_images/testdev-00000-of-00001.parquet")
+    in_cache(hub_cache, "gqa", "testdev_balanced_images/testdev-00000-of-00001.parquet")
     with pytest.raises(InputError, match="gqa: no data here"):
         find("gqa", None, fetch=False)
 

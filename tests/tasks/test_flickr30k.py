@@ -79,6 +79,8 @@ def test_golden_synthetic_set_with_an_empty_caption(golden) -> None:
     corpus = golden["synthetic"]["corpus"]
     records = [record(image, row["prediction"], row["references"]) for image, row in corpus.items()]
     assert values(records) == pytest.approx(expected_values(golden["synthetic"]), abs=1e-9)
+    for made, row in zip(records, corpus.values(), strict=True):
+        assert made.details == {"said": row["ptb_prediction"], "references": row["ptb_references"]}
     assert values(records[:1])["cider"] == golden["synthetic"]["single_image_corpus_cider"] == 0
 
 

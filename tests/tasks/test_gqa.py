@@ -35,6 +35,7 @@ def test_every_golden_pair(shared) -> None:
     assert len(rows) == 18
     columns = {"official": "llava_official", "lmms-eval": "lmms_eval", "vlmevalkit": "vlmevalkit"}
     for row in rows:
+        assert row.keys() == {"gold", "response", "prismatic_vlm_eval", *columns.values()}  # one rule is not ours
         ours = {column: right(row["gold"], row["response"], variant) for variant, column in columns.items()}
         assert ours == {column: row[column] for column in ours}, row
 
@@ -142,6 +143,10 @@ def test_official_predictions_and_rows_with_ids_give_the_same(data, tmp_path) ->
     assert (official.metrics["accuracy"].n, official.metrics["accuracy"].clusters) == (12578, 394)
     assert official.notes[0].startswith("data: testdev balanced 12578; rows ")
     assert official.notes[1].startswith("distribution 0.00, lower is better")
+    assert official.notes[2:] == (
+        "structural: choose 1.0000, query 1.0000, verify 1.0000",
+        "semantic: rel 1.0000",
+    )
     ours = tmp_path / "ours.jsonl"
     rows = [{"id": row["questionId"], "response": row["prediction"]} for row in PREDICTIONS]
     ours.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -180,6 +185,9 @@ def test_wrong_files(data, tmp_path, monkeypatch) -> None:
     refused("Give --data", file)
     refused("none of the 12578 expected answers", data / gqa.FILE, data)
     refused("not an official GQA question file", file, file)
+    twice = tmp_path / "twice.json"
+    twice.write_text(f'{{"a7": {json.dumps(entry(0))}, "a7": {json.dumps(entry(1))}}}')
+    refused(r"twice\.json: neither JSON nor JSON lines \('a7' is there twice\)", file, twice)
     cut = saved(tmp_path / gqa.FILE, dict(list(ENTRIES.items())[:-1]))
     refused(f"{gqa.FILE}: 12577 balanced questions, the official data have 12578", file, tmp_path)
     cut.write_text(cut.read_text()[:-100])
@@ -190,6 +198,7 @@ def test_wrong_files(data, tmp_path, monkeypatch) -> None:
         ({"answer": 3}, "answer is not a text"),
         ({"types": {"structural": "count", "semantic": "obj"}}, "types.structural 'count' is none of verify, query"),
         ({"types": {"structural": "query", "semantic": "thing"}}, "types.semantic 'thing' is none of obj, attr"),
+        ({"groups": {"global": ["x"]}}, r"groups.global \['x'\] is not a text"),
     ):
         saved(cut, {"a7": {**entry(0), **change}})
         refused(f"question a7: {message}", file, tmp_path)

@@ -51,6 +51,9 @@ def test_every_golden_open_response(shared) -> None:
     ]
     assert len(rows) == 22
     for row in rows:
+        # lmms-eval of June 2025 to August 2026 scored all open questions 0, which is not offered.
+        assert row.pop("lmms_eval_75571cf") is False
+        assert row.keys() == {"gold", "response", "official_parsed", "official", "lmms_eval_0_7_3"}
         candidates = mmmu_parsing.parse_open(row["response"])
         assert sorted(map(str, candidates)) == row["official_parsed"], row
         assert mmmu_parsing.eval_open(row["gold"], candidates) == row["official"] == row["lmms_eval_0_7_3"], row
@@ -189,6 +192,25 @@ def test_list_golds_stored_as_text() -> None:
     for wrong in (3, [], [1], None):
         with pytest.raises(InputError, match="neither a text nor a list of texts"):
             mmmu.gold_answers(wrong)
+
+
+def test_lists_that_are_no_list_of_texts_are_the_text_itself() -> None:
+    for gold in ("[1, 2]", "[]", "[None]", "[0.5]"):
+        assert mmmu.gold_answers(gold) == (gold,)
+
+
+def test_lmms_eval_never_reads_a_list_of_golds() -> None:
+    listed = mmmu.Reference("validation_Math_15", True, ("24/7", "3.429"))
+    scores = {variant: mmmu.judge_answer(listed, "It is 24/7", variant).score for variant in mmmu.VARIANTS}
+    assert scores == {"official": 1, "official-random": 1, "lmms-eval": 0, "vlmevalkit": 0}
+    assert mmmu.judge_answer(listed, "['24/7', '3.429']", "lmms-eval").score == 1
+    assert mmmu.judge_answer(listed, "It is 24/7", "lmms-eval").details["gold"] == ["24/7", "3.429"]
+
+
+@pytest.mark.parametrize("response", ["infinity", "-inf", "nan", "1e999"])
+def test_what_is_said_can_be_written_as_json(response) -> None:
+    reference = mmmu.Reference("validation_Math_1", True, ("7",))
+    json.dumps(mmmu.judge_answer(reference, response).details, allow_nan=False)
 
 
 def test_without_options_only_a_letter_can_be_judged() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -108,6 +110,23 @@ def test_golden_numbers_per_split_and_pooled(golden, values, group, measure) -> 
     expected = golden["pooled_9000" if group == "pooled" else group]
     assert values["official"][f"{group}/{measure}"] == expected["official"][OFFICIAL_NAMES[measure]]
     assert values["lmms-eval"][f"{group}/{measure}"] == expected["lmms_eval"][LMMS_NAMES[measure]]
+
+
+def test_golden_answers_are_those_that_were_scored_and_make_the_official_table(shared, golden) -> None:
+    items = read(shared / "data/understanding/pope").items
+    tables = {}
+    for split in pope.SPLITS:
+        answers = json.loads((shared / f"golden/understanding/pope_predictions_{split}.json").read_text())
+        assert hashlib.sha256("\n".join(answers).encode()).hexdigest() == golden[split]["predictions_sha256"]
+        asked = [item for item in items if item.truth["split"] == split]
+        said = [pope.judge_item(item, text).details for item, text in zip(asked, answers, strict=True)]
+        tables[split] = Counter((one["said"], one["label"]) for one in said)
+    tables["pooled_9000"] = sum(tables.values(), Counter())
+    cells = {"TP": ("yes", "yes"), "FP": ("yes", "no"), "TN": ("no", "no"), "FN": ("no", "yes")}
+    for group, table in tables.items():
+        assert {name: table[cell] for name, cell in cells.items()} == {
+            name: golden[group]["official"][name] for name in cells
+        }
 
 
 @pytest.mark.parametrize("measure", pope.MEASURES)
@@ -301,6 +320,9 @@ def test_other_questions_of_the_right_number_are_refused(tmp_path) -> None:
         ("category", "common", "row 3: common/4 is no question"),
         ("answer", "perhaps", "row 3: label 'perhaps'"),
         ("question_id", "1", "row 3: question random/1 is there twice"),
+        ("question_id", "3001", "row 3: random/3001 is no question"),
+        ("question", None, "row 3: question None is not a text"),
+        ("image_source", None, "row 3: image_source None is not a text"),
     ],
 )
 def test_a_wrong_row_of_the_hubs_table_is_named(layouts, tmp_path, column, value, message) -> None:
