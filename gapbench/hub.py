@@ -78,15 +78,21 @@ def cached_dataset(repo: str, revision: str, patterns: Sequence[str]) -> Path | 
 
 
 def cached_commit(path: Path) -> str | None:
-    """The commit of a file in the hub's cache, `.../snapshots/COMMIT/FILE`."""
-    return path.parent.name if path.parent.parent.name == "snapshots" else None
+    """The commit of a file in the hub's cache, `models--ORG--NAME/snapshots/COMMIT/...`."""
+    snapshot = _snapshot(path)
+    return snapshot and snapshot.name
+
+
+def _snapshot(path: Path) -> Path | None:
+    return next((folder for folder in path.parents if folder.parent.name == "snapshots"), None)
 
 
 def fingerprint(file: Path) -> dict[str, str]:
     """What the manifest says of a file: its name, its sha256 and, from the hub's cache, repository and commit."""
     told = {"file": file.name}
-    if commit := cached_commit(file):
-        told |= {"repo": file.parents[2].name.removeprefix("models--").replace("--", "/"), "commit": commit}
+    if snapshot := _snapshot(file):
+        repo = snapshot.parents[1].name.removeprefix("models--").replace("--", "/")
+        told |= {"repo": repo, "commit": snapshot.name}
         # The cache names a large file by its sha256, so 6 GB need not be read again. One link only: a blob may itself
         # be a link to a store with other names.
         blob = Path(os.readlink(file)).name if file.is_symlink() else ""

@@ -42,7 +42,9 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def _lines(records: Iterable[Record]) -> bytes:
-    return "".join(json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in records).encode()
+    lines = "".join(json.dumps(dataclasses.asdict(r), ensure_ascii=False) + "\n" for r in records)
+    # A server may say half of a surrogate pair, which JSON may hold and UTF-8 may not.
+    return lines.encode(errors="backslashreplace")
 
 
 def _record(path: Path, offset: int, line: bytes) -> Record:

@@ -36,9 +36,9 @@ ALWAYS = ("geneval", "geneval-rewritten")  # tasks whose prompts come with the p
 def train_items(count: int, seed: int = 0) -> list[Homologous]:
     """`count` scenes of the miniature's training split, each with a caption and questions that cover all it says.
 
-    Scenes have `THINGS` things of `NAMES` kinds or more, as most that are held out. Captions are short, plain and dense
-    in turn, and no two are equal; one that some task of the miniature has drawn is passed over. Equal seeds give equal
-    items, and a longer list begins with the shorter.
+    Captions are short, plain and dense in turn, and no two are equal; one that some task of the miniature has drawn is
+    passed over. Scenes of the longer ones have `THINGS` things of `NAMES` kinds or more, as most that are held out.
+    Equal seeds give equal items, and a longer list begins with the shorter.
     """
     taken = {normal(text) for text in _miniature_prompts()}
     found: list[Homologous] = []
@@ -62,16 +62,17 @@ def _scenes(seed: int) -> Iterator[Scene]:
     told = 0
     for number in count_up(9):
         found = scenes(SPLIT, 2**number, SEED + seed)
-        for scene in found[told:]:
-            if len(scene.things) >= THINGS and len({thing.name for thing in scene.things}) >= NAMES:
-                yield scene
+        yield from found[told:]
         told = len(found)
 
 
 def _caption(scene: Scene, form: str, rng: random.Random) -> str | None:
-    if form == "dense":
-        return dense_caption(scene, rng)
-    return photo_caption(scene, rng) if form == "short" else describe(scene, rng).text
+    """None where the scene does not suit the form."""
+    if form == "short":
+        return photo_caption(scene, rng)
+    if len(scene.things) < THINGS or len({thing.name for thing in scene.things}) < NAMES:
+        return None
+    return dense_caption(scene, rng) if form == "dense" else describe(scene, rng).text
 
 
 def _miniature_prompts() -> Iterator[str]:

@@ -28,7 +28,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def test_what_is_appended_is_read_back(folder: RunFolder) -> None:
     failed = replace(record("c"), response="", score=0.0, error="no\nimage \u2028 'é'")
-    unjudged = replace(record("d"), score=None)
+    unjudged = replace(record("d", "half a pair: \ud800"), score=None)
     assert folder.records("t") == []
     folder.append("t", [record("a"), record("b")])
     folder.append("t", [failed, unjudged])

@@ -165,6 +165,19 @@ def test_checkpoint_from_the_cache(
     assert hub.fingerprint(found.weights)["sha256"] == parts.provenance["weights"]["transformer"]["sha256"]
 
 
+def test_what_lies_deeper_in_a_snapshot_is_known_too(tmp_path: Path) -> None:
+    file = tmp_path / "models--mit--vila" / "snapshots" / "abc123" / "llm" / "model.safetensors"
+    file.parent.mkdir(parents=True)
+    blob = tmp_path / "models--mit--vila" / "blobs" / ("f" * 64)
+    blob.parent.mkdir()
+    blob.write_bytes(b"weights")
+    file.symlink_to(blob)
+    told = hub.fingerprint(file)
+    assert told == {"file": "model.safetensors", "repo": "mit/vila", "commit": "abc123", "sha256": "f" * 64}
+    assert hub.cached_commit(file) == "abc123"
+    assert hub.cached_commit(tmp_path / "model.safetensors") is None
+
+
 def test_what_a_folder_lacks_comes_from_the_cache(folder: Path, golden: Path, hub_cache: Path) -> None:
     (folder / "magvitv2").rename(folder.parent / "aside")
     advice = f"Download showlab/magvitv2 elsewhere and put it into {folder / 'magvitv2'}"
