@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gapbench import cli_report
+from gapbench import cli_report, cli_serve
 from gapbench.cli_data import AllowPartial, Debug, data_commands
 from gapbench.records import InputError, Sampling
 from gapbench.terminal import Progress, err, out, show
@@ -175,6 +175,7 @@ def submission(
 
 
 cli_report.register(app)
+cli_serve.register(app)
 
 
 @app.command(

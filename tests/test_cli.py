@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -41,8 +40,8 @@ def gapbench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 @pytest.fixture
 def fake_zoo(monkeypatch: pytest.MonkeyPatch, fake_model: Any, tmp_path: Path) -> None:
-    monkeypatch.setattr(zoo, "load", lambda name, device, dtype: fake_model(name))
-    monkeypatch.setattr(zoo, "resolve", lambda name: SimpleNamespace(suite="mini", weighs=True))
+    monkeypatch.setattr(zoo, "load", lambda name, *_: fake_model(name))
+    monkeypatch.setattr(zoo, "resolve", lambda *_: zoo.Entry("fake", "fake", suite="mini"))
     monkeypatch.chdir(tmp_path)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from gapbench.models.zoo import Entry
 
-SIZE = "1024x1024"
+SIZE = "auto"  # the server chooses
 
 
 def load(entry: Entry, device: str | None, dtype: str | None) -> OpenAIModel:
@@ -30,7 +30,7 @@ def load(entry: Entry, device: str | None, dtype: str | None) -> OpenAIModel:
 class OpenAIModel:
     """`name` is openai:NAME or openai:NAME@URL. Whether it answers, draws or does both only its server knows.
 
-    `size` of drawings: WIDTHxHEIGHT in pixels, one that the server takes.
+    `size` of drawings: "auto", or WIDTHxHEIGHT in pixels, one that the server takes.
     """
 
     def __init__(self, name: str, client: Client | None = None, size: str = SIZE) -> None:

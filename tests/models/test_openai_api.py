@@ -65,13 +65,13 @@ def test_the_zoo_loads_it(monkeypatch: pytest.MonkeyPatch) -> None:
         "model": "org/some-model",
         "server": "localhost:8000",
         "weights": None,
-        "size": "1024x1024",
+        "size": "auto",
     }
     with pytest.raises(InputError, match=r"--dtype bfloat16: .* leave --dtype out"):
         zoo.load(name, dtype="bfloat16")
     with pytest.raises(InputError, match="OPENAI_API_KEY"):
         zoo.load("openai:gpt-4o")
-    with pytest.raises(InputError, match="write openai:NAME"):
+    with pytest.raises(InputError, match="nothing follows the colon; give openai:NAME"):
         zoo.load("openai:")
 
 
