@@ -42,6 +42,7 @@ CONDITIONS = {
     "Pair-DPO": "uniform",
     "Pair-DPO, emphasis": "gap",
 }
+ONE_SIDED = ("understanding", "generation")  # one iteration, as in the paper
 MEASURES = ("U", "G", "gap", "p10")
 JUDGED = 200  # scenes
 
@@ -62,7 +63,7 @@ class Lab:
         training = replace(how.training, steps=self.steps, seed=seed)
         grounds = recipes.miniature_grounds(self.items, seed, "cpu", panel=False)
         model, found = zoo.load("show-o-mini", "cpu"), []
-        for iteration in range(1, self.iterations + 1):
+        for iteration in range(1, 2 if rule in ONE_SIDED else self.iterations + 1):
             # What the base model makes of the items is the same for all conditions.
             place = self.out / f"seed-{seed}" / (name if iteration > 1 else "base")
             follow = measured(model, [grounds.follow], place / f"{iteration}-follow", Progress())

@@ -21,7 +21,7 @@ from gapbench.tasks.gap import JUDGE, Gap, items_of
 from gapbench.tasks.matching import Exact, matching
 from hermesflow.homologous import hold_out, own_items
 
-FOLLOWED = 60  # scenes of the miniature's validation split
+FOLLOWED = 100  # scenes of the miniature's validation split
 DRAWN = 3  # drawings of each scene that decides: chance in one is as large as what a round of training changes
 
 
@@ -50,7 +50,7 @@ def miniature(items: Sequence[Homologous], seed: int, device: str | None, panel:
 
     followed = items_of(benchmarks.homologous_scenes(FOLLOWED, "validation"))
     source = "miniature world 1, validation split"
-    follow = Gap("gap-validation", followed, judge_by_name("eye", device), source, Exact(), (seed,))
+    follow = Gap("gap-validation", followed, judge_by_name("eye", device), source, Exact(), (seed, seed + 1))
     gap, *others = tasks.SUITES["mini"]
     decides = tasks.load(gap, Options(seed, device=device))
     if not isinstance(decides, Gap):

@@ -17,6 +17,7 @@ from gapbench.skills import SKILLS
 from gapbench.tasks.gap import MEASURES
 
 SHOWN = ("U", "G", "gap", "p10")
+PATIENCE = 2  # iterations without gain: one alone may be chance
 
 
 def stopped(followed: Sequence[Run], target: float) -> str:
@@ -33,10 +34,11 @@ def stopped(followed: Sequence[Run], target: float) -> str:
     if gap["low"] <= target:
         which = "holds" if target <= gap["high"] else "lies below"
         return f"closed: the gap is {gap['value']:.3f} [{gap['low']:.3f}, {gap['high']:.3f}], which {which} {target:g}"
-    if len(followed) > 1:
-        last, now = (run.estimates(task)["G"] for run in followed[-2:])
-        if now.value <= last.value:
-            return f"no longer helping: G on validation items went from {last.value:.3f} to {now.value:.3f}"
+    if len(followed) > PATIENCE:
+        before, now = (run.estimates(task)["G"] for run in (followed[-1 - PATIENCE], followed[-1]))
+        if now.value <= before.value:
+            went = f"G on validation items went from {before.value:.3f} to {now.value:.3f} in {PATIENCE} iterations"
+            return f"no longer helping: {went}"
     return ""
 
 

@@ -159,12 +159,12 @@ def test_what_no_longer_helps_is_not_gone_on_with(checkpoint: Path, tmp_path: Pa
     how = replace(HOW, target=-1.0, iterations=3)
     found = loop(checkpoint, tmp_path, how, loop_process.grounds(Silent()), stops=True)
     assert (found["done"], found["stopped"]) == (
-        1,
-        "no longer helping: G on validation items went from 0.000 to 0.000",
+        2,
+        "no longer helping: G on validation items went from 0.000 to 0.000 in 2 iterations",
     )
-    assert Path(found["checkpoint"]).samefile(tmp_path / "1" / "training" / "checkpoint")
-    assert (tmp_path / "2" / "follow" / "results.json").exists()
-    assert not (tmp_path / "2" / "candidates").exists()
+    assert Path(found["checkpoint"]).samefile(tmp_path / "2" / "training" / "checkpoint")
+    assert (tmp_path / "3" / "follow" / "results.json").exists()
+    assert not (tmp_path / "3" / "candidates").exists()
     assert "no longer helping" in (tmp_path / "report.md").read_text()
 
 

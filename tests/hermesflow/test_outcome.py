@@ -163,8 +163,10 @@ def test_the_gap_is_closed_where_its_interval_reaches_the_target(
     [
         ([0.5], ""),
         ([0.5, 0.6], ""),
-        ([0.5, 0.5], "no longer helping: G on validation items went from 0.500 to 0.500"),
-        ([0.5, 0.7, 0.6], "no longer helping: G on validation items went from 0.700 to 0.600"),
+        ([0.5, 0.4], ""),
+        ([0.5, 0.7, 0.6], ""),
+        ([0.5, 0.7, 0.5], "no longer helping: G on validation items went from 0.500 to 0.500 in 2 iterations"),
+        ([0.5, 0.7, 0.8, 0.6], "no longer helping: G on validation items went from 0.700 to 0.600 in 2 iterations"),
         ([0.5, 0.4, 0.6], ""),
     ],
 )
