@@ -207,7 +207,7 @@ def list_(
     if what == "models":
         for entry in zoo.entries().values():
             out.print(
-                f"{entry.name:22} {entry.repo or 'in this package':36} {entry.note}", highlight=False, soft_wrap=True
+                f"{entry.name:22} {entry.repo or entry.target or 'in this package':36} {entry.note}", highlight=False, soft_wrap=True
             )
     elif what == "tasks":
         for name in catalogue.TASKS:

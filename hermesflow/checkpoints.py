@@ -13,21 +13,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gapbench.models.janus.files import WEIGHTS as JANUS_WEIGHTS
 from gapbench.models.show_o.files import CLIP_FOLDER, CONFIG, MAGVIT_FOLDER, WEIGHTS
+from gapbench.models.show_o.model import ShowO
 from gapbench.records import InputError, Sampling
 from gapbench.store import RunFolder, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gapbench.models.janus.model import Janus
     from gapbench.models.show_o.checkpoint import ShowOConfig
-    from gapbench.models.show_o.model import ShowO
+    from hermesflow.learners import Model
 
 
-def save_model(model: ShowO, folder: Path) -> None:
+def save_model(model: Model, folder: Path) -> None:
     """Write `model` so that `gapbench run --model FOLDER` reads it: published names, its present dtype, all parts.
 
-    The image and text tokenizers (and CLIP) are written too, unchanged, so that the folder stands alone.
+    What was not trained is written too, so that the folder stands alone.
     Raises InputError where the folder is there already or cannot be written.
     """
     if folder.exists():
@@ -35,16 +38,34 @@ def save_model(model: ShowO, folder: Path) -> None:
     aside = folder.with_name(f".{folder.name}.partial")
     with writing(folder):
         shutil.rmtree(aside, ignore_errors=True)  # of a process that was killed
-        (aside / MAGVIT_FOLDER).mkdir(parents=True)
-        _write_parts(model, aside)
+        aside.mkdir(parents=True)
+        if isinstance(model, ShowO):
+            _write_show_o(model, aside)
+        else:
+            _write_janus(model, aside)
         aside.rename(folder)
 
 
-def _write_parts(model: ShowO, folder: Path) -> None:
+def _write_janus(model: Janus, folder: Path) -> None:
+    """All that the checkpoint has beside weights as it is, and the weights in one file."""
+    from safetensors.torch import save_file
+
+    for file in model.parts.folder.iterdir():
+        if file.is_file() and not file.name.endswith((".safetensors", ".safetensors.index.json", ".bin", ".pt")):
+            shutil.copyfile(file, folder / file.name)
+    tensors = model.network.state_dict()
+    if model.network.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    save_file(_contiguous(tensors), folder / JANUS_WEIGHTS[0])
+    shutil.copymode(folder / CONFIG, folder / JANUS_WEIGHTS[0])  # safetensors writes for the owner alone
+
+
+def _write_show_o(model: ShowO, folder: Path) -> None:
     from safetensors.torch import save_file
 
     from gapbench.models.show_o.checkpoint import PREFIX, PROJECTOR
 
+    (folder / MAGVIT_FOLDER).mkdir()
     parts = model.parts
     settings = model.settings(Sampling())
     drawn = {"sampling": {"steps": settings.steps, "guidance": settings.guidance}}

@@ -18,9 +18,9 @@ from gapbench.terminal import Progress, out, show
 
 if TYPE_CHECKING:
     from gapbench.homologous import Homologous
-    from gapbench.models.show_o.model import ShowO
     from gapbench.report.table import Table
     from hermesflow.curate import Curation
+    from hermesflow.learners import Model
     from hermesflow.preferences import Rule
     from hermesflow.train import Training
 
@@ -103,6 +103,12 @@ def pairs(
     image_margin: Annotated[float, typer.Option(help="By how much a winning drawing must be better.")] = 0.0,
     caption_margin: Annotated[float, typer.Option(help="By how much a winning caption must be better.")] = 0.0,
     per_item: Annotated[int, typer.Option(help="At most so many pairs of an item.")] = 1,
+    trust: Annotated[
+        float | None,
+        typer.Option(
+            help="A model's verdicts count on what it understands: skills of at least this U; by default all."
+        ),
+    ] = None,
     debug: Debug = False,
 ) -> None:
     """Prefer the best candidate to the worst, where the difference is real, and weigh pairs by what is missing."""
@@ -114,7 +120,7 @@ def pairs(
     if diagnostics is None and emphasis == "gap":
         others = ", ".join(rule for rule in weighing.RULES if rule != emphasis)
         raise InputError(f"--emphasis gap: give --diagnostics, a run of the model; without it there is {others}")
-    rule = Rule(image_threshold, image_margin, caption_margin, per_item)
+    rule = Rule(image_threshold, image_margin, caption_margin, per_item, trust)
     measured = diagnostics and weighing.read_diagnostics(diagnostics, model_of(candidates))
     old = read_pairs(previous) if previous else ()
     paired = pair_up(candidates, old, rule, measured, emphasis, to)
@@ -225,14 +231,14 @@ def of_length(how: Training, epochs: float | None, steps: int | None = None) -> 
     return how if epochs is None and steps is None else changed(replace(how, steps=steps), epochs=epochs)
 
 
-def load(name: str, device: str | None, dtype: str | None) -> ShowO:
+def load(name: str, device: str | None, dtype: str | None) -> Model:
     """To measure and to curate with: bfloat16 on a GPU."""
     from gapbench.models import zoo
 
     return zoo.load(name, device, dtype)
 
 
-def load_master(name: str, device: str | None) -> ShowO:
+def load_master(name: str, device: str | None) -> Model:
     """To train and to be trained against: float32 everywhere, for a step is smaller than bfloat16 tells apart."""
     return load(name, device, "float32")
 

@@ -45,10 +45,10 @@ from hermesflow.train import Training, train
 
 if TYPE_CHECKING:
     from gapbench.homologous import Homologous
-    from gapbench.models.show_o.model import ShowO
+    from hermesflow.learners import Model
 
 SCHEMA = 1
-Loader = Callable[[str], "ShowO"]  # by zoo name or checkpoint folder
+Loader = Callable[[str], "Model"]  # by zoo name or checkpoint folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +135,11 @@ def _items(items: Sequence[Homologous], iteration: int, how: Loop) -> Sequence[H
     return items[iteration - 1 :: how.iterations] if how.fresh_items else items
 
 
-def _master(model: ShowO, name: str, load_master: Loader | None) -> ShowO:
+def _master(model: Model, name: str, load_master: Loader | None) -> Model:
     return model if load_master is None or str(model.backbone.dtype) == "torch.float32" else load_master(name)
 
 
-def _named(model: ShowO, name: str) -> ShowO:
+def _named(model: Model, name: str) -> Model:
     """By a name that is not where it lies, so that a folder may be moved and what is told of its runs can be read."""
     told = {key: value for key, value in model.parts.provenance.items() if key != "folder"}
     return type(model)(replace(model.parts, provenance={**told, "name": name}), name, model.defaults)
@@ -189,7 +189,7 @@ def _keep(folder: Path, state: Mapping[str, Any], shard: Shard) -> None:
 
 
 def measured(
-    model: ShowO, tasks: Sequence[Task], folder: Path, progress: Progress | None = None, shard: Shard | None = None
+    model: Model, tasks: Sequence[Task], folder: Path, progress: Progress | None = None, shard: Shard | None = None
 ) -> Run:
     """A run of the tasks, begun, continued or found finished."""
     shard = shard or Shard()

@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from gapbench.models.show_o.model import Said, ShowO
+    from gapbench.models.show_o.model import Said
+    from hermesflow.learners import Model
 
 SCHEMA = 1
 CAPTION_QUESTION = "Give a caption for this image."
@@ -85,7 +86,7 @@ MINIATURE = Curation(images=8, matching="exact", scorer="facts")
 
 
 def curate(
-    model: ShowO,
+    model: Model,
     items: Sequence[Homologous],
     how: Curation,
     folder: Path,
@@ -98,7 +99,7 @@ def curate(
     of another request or cannot be written, two items have one id, no image can be read, or the model does not read
     pictures as codes.
     """
-    if model.parts.clip is not None:
+    if getattr(model.parts, "clip", None) is not None:
         raise InputError(
             f"{model.name}: reads pictures through CLIP-ViT; candidates need a model that reads image codes"
         )
@@ -154,17 +155,17 @@ class _Drawn(NamedTuple):
     row: int
     seed: int
     codes: Tensor
-    steps: Tensor
-    nats: Tensor
+    steps: tuple[int, ...]
+    nats: tuple[float, ...]
 
 
 class Curator:
     """Makes candidates of a chunk of items at a time."""
 
-    def __init__(self, model: ShowO, how: Curation) -> None:
+    def __init__(self, model: Model, how: Curation) -> None:
         self.model, self.how = model, how
         device = str(model.backbone.device)
-        if how.ways and how.caption_tokens > (room := _room(model)):
+        if how.ways and how.caption_tokens > (room := model.caption_room(CAPTION_QUESTION)):
             raise InputError(f"{how.caption_tokens} tokens a caption: {model.name} has room for {room}; ask for fewer")
         self.scorer: CaptionScorer | None = scorer(how.scorer, device) if how.ways else None
         self.matching: Matching | None = None
@@ -216,6 +217,7 @@ class Curator:
         there = [row for row, each in enumerate(codes) if each is not None]
         captions = self._captions(items, codes, there)
         images = self._images(items, there)
+        understood = self._understood(items, codes, there)
         return [
             Candidates(
                 item.id,
@@ -225,6 +227,7 @@ class Curator:
                 () if codes[row] is None else tuple(codes[row].tolist()),
                 tuple(captions.get(row, ())),
                 tuple(images.get(row, ())),
+                understood.get(row, ()),
             )
             for row, item in enumerate(items)
         ]
@@ -280,14 +283,18 @@ class Curator:
             for number in range(self.how.images)
         ]
         with self._fast():
-            made = list(self.model.draw_traced([prompt for _, prompt in prompts], Sampling()))
+            made = list(self._traced([prompt for _, prompt in prompts]))
         drawn = [
-            _Drawn(row, prompt.seed, *(part.cpu() for part in each))
+            _Drawn(row, prompt.seed, *each)
             for (row, prompt), each in zip(prompts, made, strict=True)
             if not isinstance(each, Failure)
         ]
         asked = [(number, q) for number, drawing in enumerate(drawn) for q in items[drawing.row].questions]
-        verdicts = iter(self._by_judge(drawn, asked) if self.judge else self._by_itself(drawn, asked))
+        if self.judge:
+            verdicts = iter(self._by_judge(drawn, asked))
+        else:
+            seen = [self.model.coded(drawing.codes) for drawing in drawn]
+            verdicts = iter(self._by_itself([(seen[number], question) for number, question in asked]))
         found: dict[int, list[ImageCandidate]] = {}
         for drawing in drawn:
             right = tuple(islice(verdicts, len(items[drawing.row].questions)))
@@ -298,26 +305,44 @@ class Curator:
                     drawing.seed,
                     right,
                     sum(judged) / len(judged),
-                    tuple(drawing.steps.tolist()),
-                    tuple(round(nats, 4) for nats in drawing.nats.tolist()),
+                    drawing.steps,
+                    drawing.nats,
                 )
                 found.setdefault(drawing.row, []).append(candidate)
         return found
 
+    def _traced(
+        self, prompts: Sequence[Prompt]
+    ) -> Iterator[tuple[Tensor, tuple[int, ...], tuple[float, ...]] | Failure]:
+        """Codes, and how they were sampled where the model has steps."""
+        if not hasattr(self.model, "draw_traced"):
+            for codes in self.model.draw_codes(prompts, Sampling()):
+                yield codes if isinstance(codes, Failure) else (codes.cpu(), (), ())
+            return
+        for made in self.model.draw_traced(prompts, Sampling()):
+            if isinstance(made, Failure):
+                yield made
+            else:
+                nats = tuple(round(nats, 4) for nats in made.nats.tolist())
+                yield made.codes.cpu(), tuple(made.steps.tolist()), nats
+
     def too_long(self, caption: str) -> bool:
         """Whether the model would draw its beginning alone, and be judged by an end that it never read."""
-        tokens = self.model.parts.tokenizer(caption, add_special_tokens=False, verbose=False).input_ids
-        return len(tokens) > self.model.layout.max_text - 2
+        return not self.model.draws_whole(caption)
 
-    def _by_itself(
-        self, drawn: Sequence[_Drawn], asked: Sequence[tuple[int, HomologousQuestion]]
-    ) -> Iterator[bool | None]:
-        """Whether the model's own answer to each question about a drawing is right."""
-        pictures = [self.model.coded(drawing.codes) for drawing in drawn]
-        questions = [
-            Question(f"{number}", question.text + SHORT_ANSWER, (pictures[number],), question.choices)
-            for number, question in asked
-        ]
+    def _understood(
+        self, items: Sequence[Homologous], codes: Sequence[Tensor | None], there: Sequence[int]
+    ) -> dict[int, tuple[bool | None, ...]]:
+        """Whether each question is answered rightly about the real image, by a model that judges its drawings."""
+        if self.judge or not self.how.images:
+            return {}
+        pictures = {row: self.model.coded(codes[row]) for row in there}
+        verdicts = iter(self._by_itself([(pictures[row], q) for row in there for q in items[row].questions]))
+        return {row: tuple(islice(verdicts, len(items[row].questions))) for row in there}
+
+    def _by_itself(self, asked: Sequence[tuple[Picture, HomologousQuestion]]) -> Iterator[bool | None]:
+        """Whether the model's own answer to each question about a picture is right."""
+        questions = [Question(picture.key, q.text + SHORT_ANSWER, (picture,), q.choices) for picture, q in asked]
         with self._fast():
             weighs = self.matching.weighs
             responses = self._weighed(questions) if weighs else list(self.model.answer(questions, DECODING))
@@ -351,15 +376,6 @@ class Curator:
         ]
         for (_, question), said in zip(asked, self.judge.judge(questions), strict=True):
             yield None if isinstance(said, Failure) else matches(str(said), question.answer)
-
-
-def _room(model: ShowO) -> int:
-    """Tokens that a caption may have, beside its image and the question, within the model's positions."""
-    from gapbench.models.show_o.layout import question_text
-
-    question = model.parts.tokenizer(question_text(CAPTION_QUESTION), add_special_tokens=False).input_ids
-    picture, start = model.layout.image_tokens + 3, 1  # [mmu] [soi] codes [eoi], [sot]
-    return model.backbone.phi.config.max_position_embeddings - picture - start - len(question)
 
 
 def _counts(candidates: Iterable[Candidates], work: Curator) -> dict[str, int]:

@@ -14,7 +14,8 @@ width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import asdict
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -200,18 +201,39 @@ class Likelihoods:
         self._tokenizer = model.parts.tokenizer
         self._text = [self.layout.eot, *self._tokens(question_text(question))]
 
+    @property
+    def device(self) -> torch.device:
+        return self.backbone.device
+
+    @property
+    def network(self) -> torch.nn.Module:
+        return self.backbone.phi
+
+    def told(self) -> dict[str, Any]:
+        """All that values depend on besides the weights and the pair."""
+        views = {"kind": type(self.views).__name__.lower(), **asdict(self.views)}
+        del views["sets"]  # which set a value was taken under, its visit says
+        about = {"question": self.question, "full_vocabulary": self.full_vocabulary, "guidance": self.guidance}
+        return {"views": views, **about}
+
+    def same_as(self, visit: int) -> int:
+        """The first visit that sees the same of a drawing."""
+        return self.views.of(visit)
+
     def captions(self, pairs: Sequence[Pair]) -> Likelihood:
         """The understanding side."""
         there = [number for number, pair in enumerate(pairs) if pair.captions is not None]
         rows = [self._caption_row(pairs[number]) for number in there]
         tokens = [[float(len(targets)) for targets in row.targets] for row in rows]
-        return self._placed(caption_log_likelihood(self.backbone, rows) if rows else None, tokens, there, len(pairs))
+        return placed(
+            caption_log_likelihood(self.backbone, rows) if rows else None, tokens, there, len(pairs), self.device
+        )
 
     def images(self, pairs: Sequence[Pair], visits: Sequence[int]) -> Likelihood:
         """The generation side, as each pair's visit (numbered from 0) views it."""
         there = [number for number, pair in enumerate(pairs) if pair.images is not None]
         if not there:
-            return self._placed(None, [], there, len(pairs))
+            return placed(None, [], there, len(pairs), self.device)
         prompts, images, views = [], [], []
         for number in there:
             pair, visit = pairs[number], visits[number]
@@ -224,7 +246,7 @@ class Likelihoods:
         )
         edges = 2 * self.full_vocabulary
         tokens = [[count + edges for count in of_pair.tokens] for of_pair in views]
-        return self._placed(log_B2, tokens, there, len(pairs))
+        return placed(log_B2, tokens, there, len(pairs), self.device)
 
     def check(self, pairs: Sequence[Pair]) -> None:
         """Raises InputError, naming the pair, for one that this model cannot have made."""
@@ -263,14 +285,15 @@ class Likelihoods:
     def _tokens(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids
 
-    def _placed(
-        self, log_B2: Tensor | None, tokens: Sequence[Sequence[float]], there: Sequence[int], count: int
-    ) -> Likelihood:
-        device = self.backbone.device
-        logs, lengths = torch.zeros((count, 2), device=device), torch.ones((count, 2), device=device)
-        present_B = torch.zeros(count, dtype=torch.bool, device=device)
-        if log_B2 is not None:
-            present_B[list(there)] = True
-            lengths[present_B] = torch.tensor(tokens, device=device)
-            logs = logs.masked_scatter(present_B[:, None], log_B2)
-        return Likelihood(logs, lengths, present_B)
+
+def placed(
+    log_B2: Tensor | None, tokens: Sequence[Sequence[float]], there: Sequence[int], count: int, device: torch.device
+) -> Likelihood:
+    """Of `count` pairs, of which those `there` have the side."""
+    logs, lengths = torch.zeros((count, 2), device=device), torch.ones((count, 2), device=device)
+    present_B = torch.zeros(count, dtype=torch.bool, device=device)
+    if log_B2 is not None:
+        present_B[list(there)] = True
+        lengths[present_B] = torch.tensor(tokens, device=device)
+        logs = logs.masked_scatter(present_B[:, None], log_B2)
+    return Likelihood(logs, lengths, present_B)

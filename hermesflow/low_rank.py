@@ -9,18 +9,19 @@ import torch
 from gapbench.records import InputError
 
 if TYPE_CHECKING:
-    from transformers import PhiForCausalLM
+    from torch import nn
 
-MATRICES = ["q_proj", "k_proj", "v_proj", "dense", "fc1", "fc2"]
+PHI, LLAMA = ["dense", "fc1", "fc2"], ["o_proj", "gate_proj", "up_proj", "down_proj"]
+MATRICES = ["q_proj", "k_proj", "v_proj", *PHI, *LLAMA]
 
 
 class LowRank:
-    """Adds trainable updates of this rank to `phi` in place, at first zero, and freezes all else.
+    """Adds trainable updates of this rank to `network` in place, at first zero, and freezes all else.
 
     Updates are scaled by 2, as with peft's usual alpha of twice the rank.
     """
 
-    def __init__(self, phi: PhiForCausalLM, rank: int, seed: int) -> None:
+    def __init__(self, network: nn.Module, rank: int, seed: int) -> None:
         try:
             from peft import LoraConfig, LoraModel
         except ImportError:
@@ -28,7 +29,7 @@ class LowRank:
         config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=MATRICES)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self._tuner = LoraModel(phi, config, "default")
+            self._tuner = LoraModel(network, config, "default")
 
     def merge(self) -> None:
         """The model as it was, with the updates in its weights and under its own names."""

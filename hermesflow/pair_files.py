@@ -19,7 +19,7 @@ from hermesflow.candidate_files import read_candidates
 from hermesflow.checkpoints import writing
 from hermesflow.emphasis import Emphasis
 from hermesflow.preferences import Rule
-from hermesflow.records import NoPairs, Pair, pair_from, to_json
+from hermesflow.records import Candidates, NoPairs, Pair, pair_from, to_json
 
 FILE = "pairs.jsonl"
 
@@ -44,7 +44,9 @@ def pair_up(
 
     Raises InputError where there is no pair (NoPairs), the folder holds others, or cannot be written.
     """
-    made = read_candidates(candidates)
+    made: Sequence[Candidates] = read_candidates(candidates)
+    if rule.trust is not None:
+        made = list(preferences.as_trusted(made, rule.trust, diagnostics))
     found = preferences.renew(made, old, rule) if old else preferences.choose(made, rule)
     file = folder / FILE
     if not file.exists():

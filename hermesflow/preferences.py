@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from gapbench.records import InputError
 from hermesflow.records import Candidates, CaptionCandidate, ImageCandidate, Pair, Pairs, Preference
@@ -33,20 +33,51 @@ class Rule:
     loser's by more than the margin.
 
     per_item: at most so many pairs of an item, the second best over the second worst, and so on; the second is called
-    ID#2. As chosen, no winner of one pair is the loser of another.
+    ID#2. As chosen, no winner of one pair is the loser of another. trust: see `as_trusted`; None is the paper's.
     """
 
     image_threshold: float = 0.6
     image_margin: float = 0.0
     caption_margin: float = 0.0
     per_item: int = 1
+    trust: float | None = None
 
     def __post_init__(self) -> None:
+        if self.trust is not None and not 0 <= self.trust <= 1:
+            raise InputError(f"trust is {self.trust}; give a share from 0 to 1")
         for name in ("image_threshold", "image_margin", "caption_margin"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; give a number of at least 0 and below 1")
         if self.per_item < 1:
             raise InputError(f"per_item is {self.per_item}; give at least 1")
+
+
+def as_trusted(
+    candidates: Iterable[Candidates], trust: float, diagnostics: Mapping[str, Any] | None
+) -> Iterator[Candidates]:
+    """Where a model judged its own drawings, these scored anew by the questions that it can be trusted with.
+
+    Those are the questions that it also answers rightly about the real image, of skills in whose diagnostics U is at
+    least `trust`; a skill that was not measured is taken as all are. A drawing's score is the share of right answers
+    among them; NaN, which is unknown, where there are none.
+    """
+    skills = {} if diagnostics is None else diagnostics["skills"]
+    overall = 1.0 if diagnostics is None else diagnostics["overall"]["U"]["value"]
+
+    def can_judge(skill: str) -> bool:
+        return skills.get(skill, {}).get("U", {}).get("value", overall) >= trust
+
+    for item in candidates:
+        if not item.understood:  # another judged
+            yield item
+            continue
+        asked = zip(item.skills, item.understood, strict=True)
+        counted = [at for at, (skill, understood) in enumerate(asked) if understood and can_judge(skill)]
+        images = tuple(
+            replace(image, score=sum(bool(image.right[at]) for at in counted) / len(counted) if counted else math.nan)
+            for image in item.images
+        )
+        yield replace(item, images=images)
 
 
 def choose(candidates: Iterable[Candidates], rule: Rule) -> Pairs:

@@ -19,12 +19,14 @@ from hermesflow.train import Training
 
 WAYS = ((1, 1.0), (3, 0.7), (4, 2.0), (None, 1.0), (None, 2.0))
 ITEMS, QUICK_ITEMS = 480, 48
+TRAINABLE = ("show_o", "janus")
+PUBLISHED_WIDTH = 1024  # no published model's language side is as narrow
 
 
 def miniature(quick: bool = False) -> Loop:
     """Of show-o-mini on two CPU cores; reports/LOG.md tells what was tried."""
     curation = replace(MINIATURE, images=8, ways=WAYS, caption_tokens=40, bfloat16=True)
-    pairs = Rule(image_threshold=0.6, image_margin=0.05, caption_margin=0.05, per_item=4)
+    pairs = Rule(image_threshold=0.6, image_margin=0.1, caption_margin=0.2, per_item=4, trust=0.85)
     training = Training(
         loss=PairDPO(beta=0.5),
         learning_rate=1e-4,
@@ -57,10 +59,15 @@ def is_miniature(model: str) -> bool:
     Raises InputError where there is no such model, or it cannot be trained.
     """
     entry = zoo.resolve(model)
-    if entry.family != "show_o":
-        raise InputError(f"--model {model}: cannot be trained here; give a Show-o, by zoo name or checkpoint folder")
+    if entry.family not in TRAINABLE:
+        raise InputError(f"--model {model}: cannot be trained here; give a Show-o or a Janus, by name or folder")
     config = entry.folder and files.find_config(entry.folder)
-    return config is not None and "phi_config" in files.read_json(config)  # published ones are Phi-1.5, unsaid
+    if config is None:
+        return False
+    told = files.read_json(config)
+    if entry.family == "show_o":
+        return "phi_config" in told  # published ones are Phi-1.5, unsaid
+    return told.get("text_config", {}).get("hidden_size", PUBLISHED_WIDTH) < PUBLISHED_WIDTH
 
 
 def of(model: str, own: bool, quick: bool = False) -> Loop:

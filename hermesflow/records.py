@@ -55,7 +55,10 @@ class ImageCandidate:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """All that one model made of one homologous item. skills: of each of its questions."""
+    """All that one model made of one homologous item. skills: of each of its questions.
+
+    understood: where it judged its drawings itself, whether it answers each question rightly about the real image.
+    """
 
     id: str
     cluster: str
@@ -64,6 +67,7 @@ class Candidates:
     codes: Codes  # of the real image
     captions: tuple[CaptionCandidate, ...]
     images: tuple[ImageCandidate, ...]
+    understood: tuple[bool | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +121,8 @@ def candidates_from(line: str) -> Candidates:
     row = json.loads(line)
     captions = tuple(map(_caption, row.pop("captions")))
     images = tuple(map(_image, row.pop("images")))
-    return Candidates(
-        **{**row, "skills": tuple(row["skills"]), "codes": _codes(row["codes"])}, captions=captions, images=images
-    )
+    told = {"skills": tuple(row["skills"]), "understood": tuple(row["understood"]), "codes": _codes(row["codes"])}
+    return Candidates(**{**row, **told}, captions=captions, images=images)
 
 
 def pair_from(line: str) -> Pair:

@@ -12,7 +12,6 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,9 +21,8 @@ from torch import Tensor, nn
 from gapbench.records import InputError
 from hermesflow import processes
 from hermesflow.checkpoints import writing
-from hermesflow.likelihood import Likelihoods
+from hermesflow.learners import Learner
 from hermesflow.records import Pair
-from hermesflow.views import Masks, States
 
 if TYPE_CHECKING:
     from gapbench.run import Progress
@@ -48,15 +46,15 @@ Values = dict[Key, tuple[float, float]]  # of winner and loser
 class ReferenceCache:
     """The reference's log-likelihoods of the pairs that it was filled for, (B,2) float32 on the CPU, 0 where absent."""
 
-    def __init__(self, values: Mapping[Key, tuple[float, float]], views: Masks | States) -> None:
-        self._values, self._views = values, views
+    def __init__(self, values: Mapping[Key, tuple[float, float]], same_as: Callable[[int], int]) -> None:
+        self._values, self._same_as = values, same_as
 
     def captions(self, pairs: Sequence[Pair]) -> Tensor:
         return self._look_up(map(_caption_key, pairs))
 
     def images(self, pairs: Sequence[Pair], visits: Sequence[int]) -> Tensor:
         """As each pair's visit views them."""
-        return self._look_up(_image_key(pair, self._views.of(v)) for pair, v in zip(pairs, visits, strict=True))
+        return self._look_up(_image_key(pair, self._same_as(v)) for pair, v in zip(pairs, visits, strict=True))
 
     def _look_up(self, keys: Iterable[Key | None]) -> Tensor:
         return torch.tensor([(0.0, 0.0) if key is None else self._values[key] for key in keys])
@@ -64,7 +62,7 @@ class ReferenceCache:
 
 def fill(
     file: Path,
-    likelihoods: Likelihoods,
+    likelihoods: Learner,
     pairs: Sequence[Pair],
     visits: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -79,7 +77,7 @@ def fill(
     likelihoods.check(pairs)
     head = header(likelihoods)
     values, sound = read(file, head)
-    wanted = {key: pair for pair in pairs for key in _keys(pair, likelihoods.views, visits)}
+    wanted = {key: pair for pair in pairs for key in _keys(pair, likelihoods.same_as, visits)}
     missing = {key: pair for key, pair in wanted.items() if key not in values}
     done = len(wanted) - len(missing)
     progress(done, len(wanted))
@@ -95,7 +93,7 @@ def fill(
             lines.write(_line({**key._asdict(), "win": win, "lose": lose}))
         done += 1
         progress(done, len(wanted))
-    return ReferenceCache(values, likelihoods.views)
+    return ReferenceCache(values, likelihoods.same_as)
 
 
 @contextmanager
@@ -121,7 +119,7 @@ def told_to(progress: Progress | None, title: str) -> Iterator[Callable[[int, in
 
 
 @torch.no_grad()
-def _take(likelihoods: Likelihoods, key: Key, pair: Pair) -> tuple[float, float]:
+def _take(likelihoods: Learner, key: Key, pair: Pair) -> tuple[float, float]:
     found = likelihoods.captions([pair]) if key.visit is None else likelihoods.images([pair], [key.visit])
     win, lose = found.log_B2[0].tolist()
     if not math.isfinite(win + lose):
@@ -134,20 +132,16 @@ def _take(likelihoods: Likelihoods, key: Key, pair: Pair) -> tuple[float, float]
 # --- Keys -------------------------------------------------------------------------------------------------------------
 
 
-def header(likelihoods: Likelihoods) -> dict[str, Any]:
+def header(likelihoods: Learner) -> dict[str, Any]:
     """What all values depend on."""
-    device = likelihoods.backbone.device.type
-    views = {"kind": type(likelihoods.views).__name__.lower(), **asdict(likelihoods.views)}
-    del views["sets"]  # which set a value was taken under, its key says
-    return {
+    device = likelihoods.device.type
+    told = {
         "version": VERSION,
-        "weights": fingerprint(likelihoods.backbone.phi),
-        "views": json.loads(json.dumps(views)),
-        "question": likelihoods.question,
-        "full_vocabulary": likelihoods.full_vocabulary,
-        "guidance": likelihoods.guidance,
+        "weights": fingerprint(likelihoods.network),
+        **likelihoods.told(),
         "autocast": str(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else None,
     }
+    return json.loads(json.dumps(told))
 
 
 def fingerprint(module: nn.Module) -> str:
@@ -159,8 +153,8 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _keys(pair: Pair, views: Masks | States, visits: int) -> Iterator[Key]:
-    keys = [_caption_key(pair), *(_image_key(pair, views.of(visit)) for visit in range(visits))]
+def _keys(pair: Pair, same_as: Callable[[int], int], visits: int) -> Iterator[Key]:
+    keys = [_caption_key(pair), *(_image_key(pair, same_as(visit)) for visit in range(visits))]
     return (key for key in keys if key is not None)
 
 

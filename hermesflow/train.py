@@ -13,7 +13,6 @@ Under torchrun or `accelerate launch` each process takes its share of every batc
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 import math
@@ -29,23 +28,21 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_, get_total_norm
 
-from gapbench.models.show_o.model import ShowO
-from gapbench.records import InputError, Sampling
+from gapbench.records import InputError
 from gapbench.store import write_bytes
 from hermesflow import processes
 from hermesflow.checkpoints import claim, held, load_state, save_model, save_state, writing
-from hermesflow.curate import CAPTION_QUESTION
-from hermesflow.likelihood import Likelihoods
+from hermesflow.learners import Learner, copied, learner
 from hermesflow.low_rank import LowRank
 from hermesflow.pair_dpo import Margins, PairDPO, Term, pair_dpo
 from hermesflow.precision import autocast
 from hermesflow.records import Pair, to_json
 from hermesflow.reference import ReferenceCache, fill, fingerprint, told_to
 from hermesflow.schedule import Visit, frequency, learning_rate, reweighted, visits, with_weight
-from hermesflow.views import Masks, States
 
 if TYPE_CHECKING:
     from gapbench.run import Progress
+    from hermesflow.learners import Model
 
 SIDES = ("understanding", "generation")
 REMEMBERED = 0.9  # of a balance, from one step to the next
@@ -108,8 +105,8 @@ class Training:
 
 
 def train(
-    model: ShowO,
-    reference: ShowO,
+    model: Model,
+    reference: Model,
     pairs: Sequence[Pair],
     how: Training,
     folder: Path,
@@ -145,8 +142,8 @@ class Stage:
 
     def __init__(
         self,
-        model: ShowO,
-        reference: ShowO,
+        model: Model,
+        reference: Model,
         pairs: Sequence[Pair],
         how: Training,
         steps: int,
@@ -155,33 +152,32 @@ class Stage:
         tracked: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         self.how, self.steps, self.folder, self.progress, self.tracked = how, steps, folder, progress, tracked
-        views, guidance = _views(model, how)
         count = steps * how.batch if how.steps else max(1, round(how.epochs * len(pairs)))
-        referred = Likelihoods(reference, views, CAPTION_QUESTION, guidance=guidance)
+        referred = learner(reference, how)
         referred.check(pairs)
         shares = [frequency(pair) if how.sampling else 1.0 for pair in pairs]
         self.order = visits(shares, count, how.seed)
         self.pairs = reweighted(pairs, shares)
         self.reference = self._referred(referred)
 
-        phi = copy.deepcopy(model.parts.phi).float().requires_grad_(True)
-        self.model = ShowO(replace(model.parts, phi=phi), model.name, model.defaults)
-        self.low_rank = LowRank(phi, how.lora, how.seed) if how.lora else None
+        self.model = copied(model)
+        network = self.model.network
+        self.low_rank = LowRank(network, how.lora, how.seed) if how.lora else None
         if how.gradient_checkpointing:
-            phi.activation_checkpointing_enable({"use_reentrant": False})
-            for layer in phi.model.layers:
+            network.activation_checkpointing_enable({"use_reentrant": False})
+            for layer in network.get_decoder().layers:
                 layer.training = True  # of the layer alone, not of what is in it: no dropout is wanted
-        self.likelihoods = Likelihoods(self.model, views, CAPTION_QUESTION, guidance=guidance)
-        self.parameters = {name: value for name, value in phi.named_parameters() if value.requires_grad}
+        self.likelihoods = learner(self.model, how)
+        self.parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
         self.optimizer = _optimizer(self.parameters, how)
         self.balance = how.loss.balance
         self.done = 0
 
-    def _referred(self, likelihoods: Likelihoods) -> ReferenceCache:
+    def _referred(self, likelihoods: Learner) -> ReferenceCache:
         """Only the visits that the order has of a pair are taken."""
         times = Counter(visit.pair for visit in self.order)
         file, cache = self.folder / "reference.jsonl", None
-        device = likelihoods.backbone.device
+        device = likelihoods.device
         for rank in (0, 1):  # the first process writes, then the others find all there
             if min(processes.rank(), 1) == rank:
                 for count in sorted(set(times.values())):
@@ -251,7 +247,7 @@ class Stage:
     def _backward(self, chunk: Sequence[Visit], share: float, gradients: list[list[Tensor] | None]) -> Chunk:
         """Add the gradients of each side of a part of the batch, that is `share` of it, to `gradients`."""
         pairs, numbers = [self.pairs[visit.pair] for visit in chunk], [visit.visit for visit in chunk]
-        device = self.likelihoods.backbone.device
+        device = self.likelihoods.device
         with autocast(device, self.how.bfloat16):
             policy = (self.likelihoods.captions(pairs), self.likelihoods.images(pairs, numbers))
         reference = (self.reference.captions(pairs), self.reference.images(pairs, numbers))
@@ -367,13 +363,6 @@ def _averages(rows: Sequence[Sequence[float]]) -> dict[str, float | None]:
     return {"margin": means[0], "accuracy": accuracy, "winner": means[1], "loser": means[2]}
 
 
-def _views(model: ShowO, how: Training) -> tuple[Masks | States, float]:
-    """And the guidance that goes with them."""
-    if how.states:
-        return States(how.seed, how.states, how.mask_sets), model.settings(Sampling()).guidance
-    return Masks(how.seed, how.masks, how.rates, how.condition_dropout, how.mask_sets), how.guidance
-
-
 def _optimizer(parameters: dict[str, Tensor], how: Training) -> torch.optim.AdamW:
     """Norms, biases and embeddings are not decayed."""
     decayed = {name for name, value in parameters.items() if value.ndim > 1 and "embed" not in name}
@@ -384,12 +373,12 @@ def _optimizer(parameters: dict[str, Tensor], how: Training) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=how.learning_rate, betas=how.betas, fused=True)
 
 
-def _asked(model: ShowO, reference: ShowO, pairs: Sequence[Pair], how: Training) -> dict[str, Any]:
+def _asked(model: Model, reference: Model, pairs: Sequence[Pair], how: Training) -> dict[str, Any]:
     """What a stage's outcome depends on."""
-    weights = fingerprint(model.parts.phi)
+    weights = fingerprint(model.network)
     return {
         "model": weights,
-        "reference": weights if reference is model else fingerprint(reference.parts.phi),
+        "reference": weights if reference is model else fingerprint(reference.network),
         "pairs": hashlib.sha256("\n".join(map(to_json, pairs)).encode()).hexdigest(),
         **asdict(how),
     }

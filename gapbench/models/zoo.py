@@ -13,6 +13,8 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gapbench.models import hf
+from gapbench.models.llamagen import files as llamagen
 from gapbench.models.show_o import files
 from gapbench.records import InputError
 
@@ -21,14 +23,23 @@ if TYPE_CHECKING:
 
 SCHEMES = {  # what stands before the colon -> family, what follows, and what a model of it does not do
     "openai": ("openai_api", "NAME or NAME@URL, a server's model", {"weighs": False}),
+    "hf": ("hf", "ORG/NAME or DIR, an image-text-to-text model of transformers", {"draws": False}),
+    "diffusers": (
+        "diffusers_pipeline",
+        "ORG/NAME or DIR, a text-to-image pipeline",
+        {"answers": False, "weighs": False},
+    ),
+    "command": ("command", "PROGRAM ARGS, a program that speaks JSON lines", {"weighs": False}),
+    "outputs": ("outputs", "DIR, responses made elsewhere", {"weighs": False}),
 }
+ELSEWHERE = "elsewhere"  # family of what no current library runs: its row says how to measure it all the same
 DTYPES = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One model. Either `repo`, on the hub, or `folder`: in this package for the zoo's, anywhere for a user's; or, of a
-    scheme that has neither, `target`, what follows its colon.
+    scheme that has neither, `target`, what follows its colon. With a `repo` of several models, `target` is one's file.
 
     guidance, steps: None where the family's own are meant, or are not known.
     """
@@ -69,6 +80,8 @@ def resolve(name: str, trust_remote_code: bool = False) -> Entry:
         return Entry(name, family, target=target, trust_remote_code=trust_remote_code, **lacks)
     known = entries()
     if name in known:
+        if known[name].family == ELSEWHERE:
+            raise InputError(f"--model {name}: {known[name].note}")
         return replace(known[name], trust_remote_code=trust_remote_code)
     folder = Path(name)
     if folder.is_dir():
@@ -92,9 +105,24 @@ def _local(name: str, folder: Path) -> Entry:
         if isinstance(told.get("sampling"), dict):
             drawn |= told["sampling"]
         return Entry(name, "show_o", drawn["guidance"], drawn["steps"], note="local checkpoint", folder=folder)
+    if told.get("model_type") == "vila_u_llama":
+        return Entry(name, "vila_u", 3.0, note="local checkpoint", folder=folder)
+    if told.get("model_type") in ("janus", "multi_modality"):  # the latter is refused by name
+        return Entry(name, "janus", note="local checkpoint", folder=folder)
+    if told.get("model_type") == "llamagen" or llamagen.language_models(folder):
+        return Entry(name, "llamagen", note="local checkpoint", folder=folder, answers=False, weighs=False)
+    if (folder / "model_index.json").is_file():
+        note = "local pipeline"
+        return Entry(name, "diffusers_pipeline", note=note, folder=folder, answers=False, weighs=False)
+    if "model_type" in told and hf.knows(told):
+        return Entry(name, "hf", note="local checkpoint", folder=folder, draws=False)
     made_by = told.get("_class_name") or told.get("model_type") or "unknown"
     found = f"{config} is of class {made_by}" if config else f"it has no {files.CONFIG}"
-    wanted = 'a Show-o checkpoint has a config.json with "_class_name": "Showo"'
+    wanted = (
+        'a Show-o checkpoint has a config.json with "_class_name": "Showo", VILA-U "model_type": "vila_u_llama", Janus '
+        '"model_type": "janus", others one that AutoModelForImageTextToText of transformers knows; a LlamaGen is a '
+        "file as t2i_XL_stage1_256.pt"
+    )
     raise InputError(f"--model {name}: the folder cannot be read as a model, {found}; {wanted}")
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gapbench.records import InputError
-from hermesflow.preferences import Rule, choose, renew
+from hermesflow.preferences import Rule, as_trusted, choose, renew
 from hermesflow.records import Candidates, CaptionCandidate, ImageCandidate, Pair, Preference
 
 NAN = math.nan
@@ -266,3 +266,52 @@ def test_another_caption_or_other_questions_than_the_old_pairs_are_refused() -> 
             renew([replace(of_scores("a"), **change)], OLD, Rule())
     with pytest.raises(InputError, match="pair a: is there twice"):
         renew([], [*OLD, *OLD], Rule())
+
+
+# --- Whom to trust ----------------------------------------------------------------------------------------------------
+
+MEASURED = {
+    "overall": {"U": {"value": 0.9}},
+    "skills": {"object": {"U": {"value": 0.9}}, "count": {"U": {"value": 0.6}}},
+}
+
+
+def judged(understood: tuple[bool | None, ...], *rights: tuple[bool | None, ...]) -> Candidates:
+    """An item of three questions: two of objects, one of a count."""
+    images = [replace(drawing(number, 0.5), right=right) for number, right in enumerate(rights)]
+    return replace(item("a", [], images), skills=("object", "object", "count"), understood=understood)
+
+
+@pytest.mark.parametrize(
+    ("understood", "trust", "scores"),
+    [
+        ((True, True, True), 0.0, [2 / 3, 1 / 3]),
+        ((True, True, True), 0.85, [0.5, 0.5]),
+        ((True, False, True), 0.85, [1.0, 0.0]),
+        ((False, None, True), 0.0, [1.0, 0.0]),
+    ],
+)
+def test_verdicts_count_on_what_is_understood(
+    understood: tuple[bool | None, ...], trust: float, scores: list[float]
+) -> None:
+    (found,) = as_trusted([judged(understood, (True, False, True), (False, True, False))], trust, MEASURED)
+    assert [image.score for image in found.images] == pytest.approx(scores)
+
+
+def test_what_nothing_is_understood_of_has_no_score() -> None:
+    (found,) = as_trusted([judged((False, False, True), (True, True, True), (False, False, False))], 0.85, MEASURED)
+    assert all(math.isnan(image.score) for image in found.images)
+    assert choose([found], Rule()).dropped["drawings: no score known"] == 1
+
+
+def test_another_judge_is_trusted_with_all() -> None:
+    one = judged((), (True, False, True))
+    assert list(as_trusted([one], 0.85, MEASURED)) == [one]
+
+
+def test_a_skill_that_was_not_measured_is_taken_as_all() -> None:
+    one = replace(judged((True,) * 3, (True, False, True)), skills=("object", "count", "other"))
+    (found,) = as_trusted([one], 0.85, MEASURED)
+    assert found.images[0].score == 1.0
+    (found,) = as_trusted([one], 0.95, None)
+    assert found.images[0].score == pytest.approx(2 / 3)

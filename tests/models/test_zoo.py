@@ -16,6 +16,7 @@ from gapbench.miniature import tokenizer
 from gapbench.models import zoo
 from gapbench.models.show_o.magvit import Magvit
 from gapbench.records import InputError, Sampling
+from gapbench.report.published import published
 
 PHI = {
     "hidden_size": 16,
@@ -70,6 +71,25 @@ def refused(name: str, **how: str) -> str:
     return str(error.value)
 
 
+ELSEWHERE = ("gemini-nano-1", "dall-e-2", "codi", "emu", "next-gpt", "seed-x", "dreamllm", "lwm", "emu3-gen")
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_what_nothing_here_runs_says_how_it_is_measured(name: str) -> None:
+    line = refused(name)
+    assert line.startswith(f"--model {name}: ")
+    way = zoo.entries()[name].target.partition(":")[0]
+    assert f"--model {way}:" in line.replace("'", "")
+    assert way in zoo.SCHEMES
+
+
+def test_every_published_system_has_a_row() -> None:
+    systems = {each.model.partition(" (")[0].lower().replace(" ", "-") for each in published()}
+    systems -= {"dpo", "pair-dpo"}  # ways to train one of them
+    assert len(systems) > 15
+    assert [name for name in systems if not any(known.startswith(name) for known in zoo.entries())] == []
+
+
 def test_entries() -> None:
     known = zoo.entries()
     assert list(known) == [
@@ -78,12 +98,43 @@ def test_entries() -> None:
         "show-o-clip-vit",
         "show-o-clip-vit-512",
         "hermesflow",
+        "vila-u",
+        "vila-u-384",
+        "janus",
+        "janus-pro-1b",
+        "janus-pro-7b",
+        "llamagen",
+        "llamagen-512",
+        "llamagen-c2i-b-256",
+        "llamagen-c2i-b-384",
+        "llamagen-c2i-l-256",
+        "llamagen-c2i-l-384",
+        "llamagen-c2i-xl-384",
+        "llamagen-c2i-xxl-384",
+        "llamagen-c2i-3b-384",
         "show-o-mini",
+        "chameleon-7b",
+        "chameleon-30b",
+        "emu3-chat",
+        "qwen2.5-vl-7b",
+        "llava-1.5-7b",
+        "smolvlm",
+        "internvl",
+        "sd-1.5",
+        "sd-2.1",
+        "sd-2.1-base",
+        "ldm",
+        *ELSEWHERE,
     ]
     for name, entry in known.items():
         assert entry.name == name
+        if name in ELSEWHERE:
+            continue
         assert (entry.repo is None) != (entry.folder is None)
-        assert entry.guidance > 0 < entry.steps
+        if entry.draws:
+            assert entry.guidance > 0
+            # Which draw code after code.
+            assert (entry.steps is None) == (entry.family in ("vila_u", "janus", "llamagen"))
         assert entry.note
         assert entry.licence
     assert (known["show-o"].repo, known["show-o"].guidance, known["show-o"].steps) == ("showlab/show-o", 1.75, 16)
@@ -133,7 +184,7 @@ def test_unknown_names() -> None:
     )
     assert "A checkpoint's folder is accepted too, and openai:NAME or NAME@URL, a server's model" in message
     assert "Did you mean show-o-512?" in refused("Show-o-512x")
-    assert "Did you mean" not in refused("llama")
+    assert "Did you mean" not in refused("mistral")
     assert "no such model or folder" in refused("runs/no-such-folder")
 
 

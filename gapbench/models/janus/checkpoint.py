@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,11 +33,14 @@ COMPUTED = r".*\.(position_ids|rotary_emb\.inv_freq)"  # which some versions of 
 
 @dataclass(frozen=True)
 class Parts:
-    """A loaded checkpoint: the network, its text, how it is shown pictures, and what the manifest says of it."""
+    """A loaded checkpoint: the network, its text, how it is shown pictures, the folder that it came from, and what the
+    manifest says of it.
+    """
 
     network: JanusForConditionalGeneration
     text: Text
     frame: Frame
+    folder: Path
     provenance: Mapping[str, Any]
 
 
@@ -72,7 +76,7 @@ def load(files: Files, device: torch.device, dtype: torch.dtype, name: str) -> P
         "system_prompt": files.system_prompt,
     }
     frame = Frame(config.vision_config.image_size, files.image_mean, files.image_std, files.min_size)
-    return Parts(network.eval(), words, frame, provenance)
+    return Parts(network.eval(), words, frame, files.folder, provenance)
 
 
 def build(files: Files) -> JanusForConditionalGeneration:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gapbench.data.pictures import UNREADABLE
 from gapbench.models.base import R, in_batches
@@ -285,6 +286,29 @@ class Janus:
         return CodedPicture(key, lambda: next(self.decode([codes])), codes=codes)
 
     # --- training ----------------------------------------------------------------------------------------------------
+
+    frozen = ("model.vqmodel.",)  # beginnings of the names of what in `network` is not trained
+
+    @property
+    def network(self) -> nn.Module:
+        """What is trained."""
+        return self.parts.network
+
+    def with_network(self, network: nn.Module) -> Janus:
+        return Janus(replace(self.parts, network=network), self.name, self.defaults)
+
+    def draws_whole(self, prompt: str) -> bool:
+        """Whether the prompt is drawn at all: none is cut."""
+        return self._undrawable(Prompt("", prompt, 0), self.parts.text.drawing_row(prompt)) is None
+
+    def caption_room(self, question: str) -> int:
+        """Tokens that an answer to a question about one picture may have, within the model's positions."""
+        words = self.parts.text
+        stretches = words.stretches(Question("", question, (Picture("", lambda: None),)))
+        before = (
+            sum(map(len, words.before_pictures(stretches))) + self.backbone.phi.config.vision_config.num_image_tokens
+        )
+        return self.positions - before - len(words.after_pictures(stretches[-1], True))
 
     def caption_log_likelihood(
         self, pictures: Sequence[Picture], question: str, captions: Sequence[tuple[Sequence[int], bool]]

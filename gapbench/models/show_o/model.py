@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gapbench.data.pictures import UNREADABLE
 from gapbench.models.base import R, in_batches
@@ -94,6 +94,28 @@ class ShowO:
             "device": str(self.backbone.device),
             "dtype": str(self.backbone.dtype).removeprefix("torch."),
         }
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    frozen = ()  # beginnings of the names of what in `network` is not trained
+
+    @property
+    def network(self) -> nn.Module:
+        """What is trained."""
+        return self.parts.phi
+
+    def with_network(self, network: nn.Module) -> ShowO:
+        return ShowO(replace(self.parts, phi=network), self.name, self.defaults)
+
+    def draws_whole(self, prompt: str) -> bool:
+        """Whether no end of the prompt is cut off."""
+        return len(self._tokens(prompt)) <= self.layout.max_text - 2
+
+    def caption_room(self, question: str) -> int:
+        """Tokens that an answer to a question about one picture may have, within the model's positions."""
+        picture, start = self.layout.image_tokens + 3, 1  # [mmu] [soi] codes [eoi], [sot]
+        positions = self.backbone.phi.config.max_position_embeddings
+        return positions - picture - start - len(self._tokens(question_text(question)))
 
     # --- drawing -----------------------------------------------------------------------------------------------------
 
