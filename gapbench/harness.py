@@ -176,7 +176,7 @@ class GapbenchLM(LM):
                 "--apply_chat_template: a task of these begins the answer itself (gen_prefix), for which the model's "
                 "template has no place; leave the flag out"
             )
-        return Turns("\n\n".join(turn["content"] for turn in chat_history))
+        return Turns.of("\n\n".join(turn["content"] for turn in chat_history))
 
 
 def _named(request: Instance) -> str:

@@ -28,9 +28,17 @@ SAMPLING_ONLY = ("top_p", "min_p", "seed")  # change nothing of a greedy answer
 
 
 class Turns(str):
-    """A text that the model is to put into its own chat template."""
+    """A text that the model is to put into its own chat template.
+
+    It begins with a mark, by which the harness' cache of answers tells it from the same text without a template.
+    """
 
     __slots__ = ()
+    MARK = "<|chat template|>"
+
+    @classmethod
+    def of(cls, text: str) -> Turns:
+        return cls(cls.MARK + text)
 
 
 class Generation(NamedTuple):
@@ -49,13 +57,15 @@ def question_of(request: Instance, pictures: tuple[Picture, ...], repeat: int = 
     """What a request asks. A text that is weighed by itself follows on nothing.
 
     The harness marks in the text where pictures go; a model of ours puts them where it wants them, so the marks go,
-    each with the line end behind it. The `repeat`th question of one request has an id of its own: answers that are
-    sampled depend on it, and not on what else is asked.
+    each with the line end behind it. Each request of a document, and the `repeat`th question of one request, has an id
+    of its own: answers that are sampled depend on it, and not on what else is asked.
     """
     text = "" if request.request_type == "loglikelihood_rolling" else request.args[0]
-    name = f"{request.task_name}/{request.doc_id}" + (f"/{repeat}" if repeat else "")
-    shown = PLACEHOLDER.sub("", text) if pictures else text
-    return Question(name, str(shown), pictures, template=isinstance(text, Turns))
+    which = f"/{request.idx}/{repeat}" if request.idx or repeat else ""
+    template = isinstance(text, Turns)
+    asked = text.removeprefix(Turns.MARK) if template else text
+    shown = PLACEHOLDER.sub("", asked) if pictures else asked
+    return Question(f"{request.task_name}/{request.doc_id}{which}", str(shown), pictures, template=template)
 
 
 def visual_of(request: Instance) -> Any:
@@ -81,7 +91,10 @@ def generation_of(gen_kwargs: Mapping[str, Any]) -> Generation:
     """Raises InputError naming arguments that would change an answer and that no model here knows."""
     given = {name: value for name, value in gen_kwargs.items() if value is not None}
     ends = given.pop("until", [])
-    until = tuple(end for end in ([ends] if isinstance(ends, str) else ends) if end)
+    ends = [ends] if isinstance(ends, str) else ends
+    if not isinstance(ends, list | tuple) or not all(isinstance(end, str) for end in ends):
+        raise InputError(f"gen_kwargs until={ends}: until is no text, nor a list of texts")
+    until = tuple(end for end in ends if end)
     lengths = [given.pop(name) for name in LENGTHS if name in given]
     temperature, sampled = given.pop("temperature", None), given.pop("do_sample", None)
     top_k = given.pop("top_k", None)
@@ -98,7 +111,7 @@ def generation_of(gen_kwargs: Mapping[str, Any]) -> Generation:
             decoding = Decoding(int((lengths or [MAX_GEN_TOKS])[0]), heat, most, seed)
     except (TypeError, ValueError) as error:
         raise InputError(f"gen_kwargs {dict(gen_kwargs)}: not numbers ({error})") from None
-    if decoding.max_new_tokens < 1 or heat < 0:
+    if not (decoding.max_new_tokens >= 1 and heat >= 0):
         raise InputError(f"gen_kwargs {dict(gen_kwargs)}: there must be a token, and no temperature below 0")
     unknown = [
         f"{name}={value}"

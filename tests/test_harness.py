@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import random
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import lm_eval.tasks
 import pytest
 from layouts import lm_eval as layout
 from lm_eval import simple_evaluate
@@ -19,12 +14,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 from PIL import Image
 
-from gapbench import cli, harness
 from gapbench.harness import GapbenchLM
 from gapbench.harness_requests import Generation, generation_of, picture_key
 from gapbench.models import zoo
 from gapbench.records import Decoding, InputError, Question, TextLikelihood
-from gapbench.store import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +30,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return layout.write_tasks(tmp_path_factory.mktemp("tasks"))
 
 
-def call(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    """Exit status of a command line."""
-    monkeypatch.setattr(sys, "argv", ["gapbench", *words])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
 def image(seed: int) -> Image.Image:
     return Image.frombytes("RGB", (20, 20), random.Random(seed).randbytes(1200))
 
@@ -54,103 +37,6 @@ def image(seed: int) -> Image.Image:
 def request(kind: str, *arguments: Any, images: Sequence[Image.Image] = (), doc: int = 0, idx: int = 0) -> Instance:
     aside = ({"visual": list(images)},) if images else ()
     return Instance(kind, {}, (*arguments, *aside), idx, metadata=("some", doc, 1))
-
-
-# --- the command line -------------------------------------------------------------------------------------------------
-
-
-def test_both_directions_give_the_same_numbers(
-    tiny_checkpoint: Path, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        lm_eval.tasks, "TaskManager", partial(TaskManager, include_defaults=False)
-    )  # those take seconds
-    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
-    names = ("choice", "pictured", "sampled")
-    model = ("--model", "gapbench", "--model_args", f"model={tiny_checkpoint},device=cpu")
-    told = ("--tasks", ",".join(str(files[name]) for name in names), "--output_path", str(tmp_path / "theirs"))
-    assert call(monkeypatch, "lm-eval", "run", *model, *told, "--log_samples") == 0
-    (folder,) = (tmp_path / "theirs").iterdir()
-    assert folder.name == str(tiny_checkpoint).replace("/", "__")
-    (found,) = folder.glob("results_*.json")
-    theirs = json.loads(found.read_text())
-    assert theirs["config"]["gapbench"]["name"] == str(tiny_checkpoint)
-
-    hosted = ",".join(f"lm-eval:{files[name]}" for name in names)
-    ours = tmp_path / "ours"
-    place = ("--model", str(tiny_checkpoint), "--device", "cpu", "--out", str(ours))
-    assert call(monkeypatch, "run", *place, "--suite", "mini", "--tasks", hosted) == 0
-    results = json.loads((ours / "results.json").read_text())["tasks"]
-    assert list(results) == [f"lm-eval-{name}" for name in names]
-    compared = 0
-    for name in names:
-        metrics = results[f"lm-eval-{name}"]["metrics"]
-        for metric, estimate in metrics.items():
-            key = metric if "," in metric else f"{metric},none"
-            assert theirs["results"][name][key] == estimate["value"]
-        records = {record.item: record for record in RunFolder(ours).records(f"lm-eval-{name}")}
-        (samples,) = folder.glob(f"samples_{name}_*.jsonl")
-        for sample in map(json.loads, samples.read_text().splitlines()):
-            record = records[str(sample["doc_id"])]
-            if name == "choice":
-                weighed = json.loads(record.response)
-                assert [[str(total), str(greedy)] for total, _, greedy in weighed] == [r[0] for r in sample["resps"]]
-            else:
-                until = {"pictured": ".", "sampled": " e"}[name]
-                assert record.response.split(until)[0] == sample["resps"][0][0]
-            compared += 1
-    assert compared == 24 + 24 + 2 * 24
-
-
-def test_the_harness_own_command_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tiny_checkpoint: Path, files: dict[str, Path]
-) -> None:
-    monkeypatch.setattr(lm_eval.tasks, "TaskManager", partial(TaskManager, include_defaults=False))
-    before = list(sys.argv)
-    assert call(monkeypatch, "lm-eval", "--help") == 0
-    assert "Language Model Evaluation Harness" in capsys.readouterr().out
-    assert call(monkeypatch, "lm-eval", "run", "--help") == 0
-    assert "--apply_chat_template" in capsys.readouterr().out
-    folder = str(files["choice"].parent)
-    assert call(monkeypatch, "lm-eval", "validate", "--tasks", "choice", "--include_path", folder) == 0
-    assert call(monkeypatch, "lm-eval", "validate", "--tasks", "nothing", "--include_path", folder) == 1
-    assert call(monkeypatch, "lm-eval", "run", "--no_such_flag", "1") == 2
-    capsys.readouterr()
-    for arguments, says in {
-        "model=nowhere,device=cpu": "error: --model nowhere: no such model or folder",
-        f"model={tiny_checkpoint},device=cpu,dtpye=float32,x=1": "error: --model_args dtpye, x: unknown; there are",
-        "device=cpu": "error: --model_args: say which model",
-    }.items():
-        words = ("--model", "gapbench", "--model_args", arguments, "--tasks", str(files["choice"]))
-        assert call(monkeypatch, "lm-eval", "run", *words) == 2
-        assert says in capsys.readouterr().err.splitlines()[-1]
-    monkeypatch.undo()
-    assert sys.argv == before
-
-
-def test_the_harness_own_models_stay() -> None:
-    code = (
-        "import gapbench.harness; from lm_eval.api.registry import get_model; get_model('dummy'); get_model('gapbench')"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_help_imports_no_harness() -> None:
-    code = (
-        "import sys; from gapbench import cli, tasks; sys.exit(any(m in sys.modules for m in ('lm_eval', 'datasets')))"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_model_args_count_before_flags(monkeypatch: pytest.MonkeyPatch, fake_model: Any) -> None:
-    given: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(harness.zoo, "load", lambda *arguments: given.append(arguments) or fake_model())
-    flags = {"batch_size": 1, "max_batch_size": None, "device": "cuda:0"}
-    GapbenchLM.create_from_arg_obj({"model": "m", "device": "cpu", "dtype": "float32"}, flags)
-    GapbenchLM.create_from_arg_string("model=m", flags)  # cuda:0 is what the harness says where nobody asked
-    GapbenchLM.create_from_arg_string("model=m", {"device": "cuda:1"})
-    GapbenchLM.create_from_arg_obj({"model": "m", "device": "cpu"}, {"device": "cuda:1"})
-    assert given == [("m", "cpu", "float32"), ("m", None, None), ("m", "cuda:1", None), ("m", "cpu", None)]
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------
@@ -256,6 +142,16 @@ def test_what_a_model_is_asked() -> None:
     assert [(question.text, text) for question, text in notebook.asked] == [("a ", " b"), ("", "a b")]
 
 
+def test_sampled_answers_to_a_documents_questions_are_draws_of_their_own(model: Any) -> None:
+    """A task may ask several questions of one document, in the same words and about the same picture."""
+    sampled = {"do_sample": True, "temperature": 2.0, "max_gen_toks": 9}
+    asked = [request("generate_until", "what is it?", sampled, images=[image(0)], idx=idx) for idx in (0, 1, 0, 1)]
+    ours = GapbenchLM(model)
+    first = ours.generate_until(asked, disable_tqdm=True)
+    assert len(set(first)) == 4
+    assert ours.generate_until([asked[1], asked[0]], disable_tqdm=True) == [first[1], first[0]]
+
+
 @pytest.mark.parametrize("multiturn", [True, False])
 def test_a_chat_template(files: dict[str, Path], multiturn: bool) -> None:
     notebook = Notebook()
@@ -278,6 +174,25 @@ def test_a_chat_template(files: dict[str, Path], multiturn: bool) -> None:
     assert all(text[0] == " " != text[1] for question, text in notebook.asked if question.template)
     assert conditional[0].text.startswith("Look well.\n\nIs there a")
     assert conditional[0].text.count("\n\n") == (5 if multiturn else 3)
+
+
+def test_a_cache_of_answers_tells_templates_apart(files: dict[str, Path], tmp_path: Path) -> None:
+    def asked(template: bool) -> list[bool]:
+        notebook = Notebook()
+        simple_evaluate(
+            GapbenchLM(notebook),
+            tasks=[str(files["pictured"])],
+            task_manager=TaskManager(include_defaults=False),
+            apply_chat_template=template,
+            use_cache=str(tmp_path / "cache"),
+            bootstrap_iters=0,
+            limit=6,
+        )
+        return [question.template for question, _ in notebook.asked]
+
+    assert asked(template=False) == [False] * 6
+    assert asked(template=True) == [True] * 6
+    assert asked(template=False) == asked(template=True) == []  # all from the cache
 
 
 def test_chat_templates_are_named_or_refused() -> None:
@@ -367,6 +282,9 @@ def test_gen_kwargs(given: dict[str, Any], decoding: Decoding, until: tuple[str,
         ({"do_sample": True, "top_p": 0.9, "min_p": 0.1}, "top_p=0.9, min_p=0.1: not known"),
         ({"max_length": 90}, "max_length=90"),
         ({"max_gen_toks": "many"}, "not numbers"),
+        ({"do_sample": True, "temperature": float("nan")}, "no temperature below 0"),
+        ({"until": 5}, "until is no text, nor a list of texts"),
+        ({"until": ["a", 5]}, "until is no text, nor a list of texts"),
         ({"max_gen_toks": 0}, "there must be a token"),
         ({"do_sample": True, "temperature": -1}, "no temperature below 0"),
     ],

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib.metadata import version
-from inspect import getsource
+from inspect import getsourcefile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,10 +122,7 @@ def host(task: Any) -> HostedTask:
     if config.num_fewshot is None:
         task.set_config(key="num_fewshot", value=0)
     task.set_fewshot_seed(SEEDS[2])
-    to_image = task.doc_to_image if config.doc_to_image else None
-    # Requests are made without their images, which nothing then holds: they are opened when a model looks at them.
-    task.doc_to_image = lambda document: None
-    documents = Documents(where, task.eval_docs, to_image)
+    documents = Documents(where, task.eval_docs, task.doc_to_image if config.doc_to_image else None)
 
     hashed = hashlib.sha256()
     items, kinds, generations = [], set(), {}
@@ -186,17 +183,28 @@ def _requests(task: Any, number: int, document: Any) -> list[Instance]:
         chat_template=None,
         gen_prefix=task.doc_to_prefix(document),
     )
-    made = task.construct_requests(
-        doc=document,
-        ctx=context,
-        metadata=(task.config.task, number, 1),
-        apply_chat_template=False,
-        chat_template=None,
-    )
+    with _without_images(task):
+        made = task.construct_requests(
+            doc=document,
+            ctx=context,
+            metadata=(task.config.task, number, 1),
+            apply_chat_template=False,
+            chat_template=None,
+        )
     requests = made if isinstance(made, list) else [made]
     if not requests:
         raise ValueError("no text to weigh")
     return requests
+
+
+@contextmanager
+def _without_images(task: Any) -> Iterator[None]:
+    """Requests hold no images then: those are opened when a model looks at them."""
+    task.doc_to_image = lambda document: None
+    try:
+        yield
+    finally:
+        del task.doc_to_image  # the class's own is seen again
 
 
 def _item(number: int, requests: Sequence[Instance], pictures: tuple[Picture, ...]) -> Item:
@@ -248,16 +256,24 @@ class Documents:
 
 
 def _config(task: Any) -> str:
-    """Hash of the task's settings, functions by their source. Left out: where the YAML and its data lie here."""
+    """Hash of the task's settings, functions by their names and the files that define them.
+
+    Left out: where the YAML and its data lie here.
+    """
     settings = asdict(task.config)
     settings["metadata"] = {k: v for k, v in (settings["metadata"] or {}).items() if k != "config_source"}
     del settings["dataset_kwargs"]
+    if Path(settings["dataset_path"] or "").is_absolute():
+        del settings["dataset_path"]
 
-    def told(value: Any) -> str:
+    def told(value: Any) -> Any:
+        if isinstance(value, partial):
+            return [value.func, value.args, value.keywords]
+        name = getattr(value, "__qualname__", type(value).__qualname__)
         try:
-            return getsource(value)
+            return [name, Path(getsourcefile(value)).read_text(encoding="utf-8")]
         except (TypeError, OSError):
-            return getattr(value, "__qualname__", type(value).__qualname__)
+            return name
 
     text = json.dumps(settings, sort_keys=True, default=told)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -12,7 +12,8 @@ a metric's value is the harness's own.
   a text that was not weighed has no value otherwise.
 - Where a task draws at random to score a document, as lm-eval's MMMU guesses a letter where it finds none, each of them
   has a stream of its own, so that a score does not depend on what was scored before it. The harness draws for all of
-  them from one stream; of such documents its scores are others, alike but for chance.
+  them from one stream; of such documents its scores are others, alike but for chance. They have "by_chance" in the
+  record's details.
 - Intervals are cluster bootstraps; of metrics that are no means with few resamples, for those may take long to compute,
   and no more than the value alone where these do not vary.
 
@@ -106,15 +107,16 @@ class HostedTask:
             ensemble.apply(every)
         for item, response, group in zip(items, responses, groups, strict=True):
             try:
-                with _own_randomness(f"{self.documents.where}/{item.id}"):
+                with _own_randomness(f"{self.documents.where}/{item.id}") as drawn:
                     values = self._values(group)
+                    details = {"by_chance": True} if drawn() else {}
             except Exception as error:  # of the task's own functions
                 said = f"lm-eval cannot score it ({reason(error)})"
                 raise InputError(f"{self.documents.where}, document {item.id}: {said}") from error
             failed = isinstance(response, Failure)
             if failed:
                 values = {name: self._failed(name, value) for name, value in values.items()}
-            yield Judgement(0.0 if failed else self._score(values), {"metrics": values})
+            yield Judgement(0.0 if failed else self._score(values), {"metrics": values, **details})
 
     def _results(self, item: Item, response: Response) -> list[Any]:
         """What a model of lm-eval's would have given."""
@@ -219,17 +221,27 @@ _STREAMS = Lock()
 
 
 @contextmanager
-def _own_randomness(document: str) -> Iterator[None]:
-    """The interpreter's and numpy's streams begin at the document's name, and go on afterwards as if nothing was."""
+def _own_randomness(document: str) -> Iterator[Callable[[], bool]]:
+    """The interpreter's and numpy's streams begin at the document's name, and go on afterwards as if nothing was.
+
+    What it gives says whether something was drawn from them.
+    """
     with _STREAMS:
         kept, kept_by_numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
         random.seed(document)
         np.random.seed(crc32(document.encode()))  # noqa: NPY002
+        begun = _streams()
         try:
-            yield
+            yield lambda: _streams() != begun
         finally:
             random.setstate(kept)
             np.random.set_state(kept_by_numpy)  # noqa: NPY002
+
+
+def _streams() -> tuple[Any, ...]:
+    """Where the two streams are."""
+    _, keys, *place = np.random.get_state()  # noqa: NPY002
+    return random.getstate(), keys.tobytes(), place
 
 
 def _is_number(value: Any) -> bool:

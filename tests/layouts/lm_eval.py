@@ -110,6 +110,16 @@ metric_list:
   - {metric: exact_match, aggregation: mean, higher_is_better: true, ignore_case: true}
 """
     + YES_NO,
+    "listed": """
+custom_dataset: !function functions.in_columns
+test_split: test
+output_type: generate_until
+doc_to_image: [image, image]
+generation_kwargs: {until: ["."], max_gen_toks: 6}
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true, ignore_case: true}
+"""
+    + YES_NO,
     "sampled": """
 output_type: generate_until
 doc_to_image: !function functions.images
@@ -175,3 +185,62 @@ def write_files(folder: Path, rows: list[dict[str, object]]) -> dict[str, Path]:
         paths[name] = folder / f"{name}.yaml"
         paths[name].write_text(f"task: {name}\n{source}{text}metadata: {{version: 1.0}}\n")
     return paths
+
+
+def write_hub_copies(folder: Path) -> None:
+    """What lm-eval's own arc_easy, chartqa and mmmu_val_accounting read, in folders named as on the hub."""
+    from datasets import Dataset, Features, Image, List, Value
+
+    rng = random.Random(0)
+    pictures = [render(random_scene(rng)) for _ in range(6)]
+
+    def questions() -> list[dict[str, object]]:
+        rows = []
+        for number in range(24):
+            choices = rng.sample(WORDS, 4)
+            shape = choices[number % 4].split()[1]
+            rows.append({"shape": shape, "choices": choices, "answer": "ABCD"[number % 4]})
+        return rows
+
+    arc = [
+        {
+            "question": f"Which of these is a {row['shape']}?",
+            "choices": {"text": row["choices"], "label": list("ABCD")},
+            "answerKey": row["answer"],
+        }
+        for row in questions()
+    ]
+    chart = [
+        {"image": pictures[number % 6], "query": f"Is there a {row['shape']}?", "label": [("yes", "no")[number % 2]]}
+        for number, row in enumerate(questions())
+    ]
+    mmmu = []
+    for number, row in enumerate(questions()):
+        several, letters = number % 3 == 0, number % 4 > 0
+        shown = "<image 1> <image 2>" if several else "<image 1>"
+        asked = "what is in the image?" if letters else "how many circles are in the image?"
+        mmmu.append(
+            {
+                "question": f"{shown} {asked}",
+                "options": str(row["choices"] if letters else []),
+                "answer": row["answer"] if letters else "1",
+                "question_type": "multiple-choice" if letters else "open",
+                "image_1": pictures[number % 6],
+                "image_2": pictures[(number + 1) % 6] if several else None,
+            }
+        )
+    image, text = Image(), Value("string")
+    features = {
+        "chart": {"image": image, "query": text, "label": List(text)},
+        "mmmu": {name: image if name.startswith("image") else text for name in mmmu[0]},
+    }
+    for name, config, splits, rows, columns in (
+        ("allenai/ai2_arc", "ARC-Easy", ("train", "validation", "test"), arc, None),
+        ("HuggingFaceM4/ChartQA", "default", ("test",), chart, features["chart"]),
+        ("MMMU/MMMU", "Accounting", ("validation",), mmmu, features["mmmu"]),
+    ):
+        place = folder / name
+        place.mkdir(parents=True)
+        Dataset.from_list(rows, features=Features(columns) if columns else None).to_parquet(place / "rows.parquet")
+        files = "".join(f"  - {{split: {split}, path: rows.parquet}}\n" for split in splits)
+        (place / "README.md").write_text(f"---\nconfigs:\n- config_name: {config}\n  data_files:\n{files}---\n")
