@@ -206,9 +206,8 @@ def list_(
 
     if what == "models":
         for entry in zoo.entries().values():
-            out.print(
-                f"{entry.name:22} {entry.repo or entry.target or 'in this package':36} {entry.note}", highlight=False, soft_wrap=True
-            )
+            where = entry.repo or entry.target or "in this package"
+            out.print(f"{entry.name:22} {where:36} {entry.note}", highlight=False, soft_wrap=True)
     elif what == "tasks":
         for name in catalogue.TASKS:
             out.print(f"{name:22} run", highlight=False)

@@ -25,10 +25,11 @@ PUBLISHED_WIDTH = 1024  # no published model's language side is as narrow
 
 def miniature(quick: bool = False) -> Loop:
     """Of show-o-mini on two CPU cores; reports/LOG.md tells what was tried."""
-    curation = replace(MINIATURE, images=8, ways=WAYS, caption_tokens=40, bfloat16=True)
+    images = 6 if quick else 8
+    curation = replace(MINIATURE, images=images, ways=WAYS, caption_tokens=40, bfloat16=True)
     pairs = Rule(image_threshold=0.6, image_margin=0.1, caption_margin=0.2, per_item=4, trust=0.85)
     training = Training(
-        loss=PairDPO(beta=0.5),
+        loss=PairDPO(beta=0.5, balance=4.0),
         learning_rate=1e-4,
         epochs=1.0,
         batch=16,
