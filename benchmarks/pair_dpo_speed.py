@@ -231,7 +231,7 @@ def run_ours(
     train.autocast = autocast
 
     at: list[float] = []
-    with autocast(model.backbone.device):
+    with autocast(model.backbone.device, False):
         stage.reference = fill(folder / "all.jsonl", known, pairs, 1, lambda *_: at.append(time.perf_counter()))
     if model.backbone.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -72,12 +72,14 @@ def is_miniature(model: str) -> bool:
 
 
 def of(model: str, own: bool, quick: bool = False) -> Loop:
-    """The settings for a model's size; on `own` items captions and answers are scored as the paper scores them."""
+    """The settings for a model's size; on `own` items captions and answers are scored and paired as in the paper."""
     how = miniature(quick) if is_miniature(model) else published(quick)
     if not own:
         return how
-    paper = Curation()
-    return replace(how, curation=replace(how.curation, scorer=paper.scorer, matching=paper.matching))
+    paper, rule = Curation(), Rule()
+    curation = replace(how.curation, scorer=paper.scorer, matching=paper.matching)
+    pairs = replace(how.pairs, caption_margin=rule.caption_margin, trust=rule.trust)
+    return replace(how, curation=curation, pairs=pairs)
 
 
 def miniature_grounds(count: int, seed: int, device: str | None, panel: bool) -> Grounds:

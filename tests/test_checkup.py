@@ -12,6 +12,7 @@ from huggingface_hub import constants
 from layouts import pope as layout
 
 from gapbench import cli
+from gapbench.data.sources import SOURCES
 from gapbench.tasks import pope
 
 Command = Callable[..., tuple[int, str, str]]
@@ -76,7 +77,9 @@ def test_missing_data(data_command: Command, whole: Path) -> None:
 
 def test_where(data_command: Command, whole: Path) -> None:
     _, out, _ = data_command("where", "pope", "--data", whole)
-    assert out.startswith(f"pope: {whole / 'pope'} (--data)\n  hub      lmms-lab-encoder/POPE at main")
+    assert out.startswith(
+        f"pope: {whole / 'pope'} (--data)\n  hub      lmms-lab-encoder/POPE at {SOURCES['pope'].revision}"
+    )
     assert "  licence  MIT" in out
     assert data_command("where", "pope")[1].startswith("pope: not here\n")
 

@@ -31,7 +31,7 @@ from hermesflow.records import Candidates, CaptionCandidate, ImageCandidate, Pai
 
 E = {"value": 0.5, "low": 0.4, "high": 0.6, "n": 40, "clusters": 20}
 MEASURED = dict.fromkeys(("U", "G", "gap", "p11", "p10", "p01", "p00"), E)
-TRAINING = ("--steps", 2, "--batch", 2, "--masks", 1)
+TRAINING = ("--steps", 2, "--batch", 2, "--masks", 1, "--states", 0)
 
 
 class Said(NamedTuple):

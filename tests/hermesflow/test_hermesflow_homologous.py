@@ -41,7 +41,7 @@ def test_items_of_the_miniature() -> None:
             assert parse(q.text).answer(scene.things) == q.answer
             assert q.answer in q.choices
     lengths = [len(h.caption.split()) for h in items]
-    assert min(lengths) <= 4
+    assert min(lengths) <= 6
     assert max(lengths) >= 24
     assert {q.skill for h in items for q in h.questions} >= {"object", "color", "count", "binding", "position"}
 

@@ -340,7 +340,9 @@ def test_it_is_ended_by_force_where_it_does_not_listen(
 
 
 OWNER = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from gapbench.models import zoo
 from gapbench.records import Decoding, Question
 model = zoo.load(sys.argv[1])

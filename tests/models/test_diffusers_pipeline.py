@@ -66,9 +66,10 @@ def test_a_drawing_depends_on_its_text_and_seed_alone(models: dict[str, Any], ki
     together = pixels(model, asked)
     # The noise is the same to the bit; how sums of a batch round may depend on its size, and does for some classes.
     alone = np.concatenate([pixels(model, [prompt]) for prompt in asked])
-    assert np.abs(together - alone).max() <= (0 if kind == "stable_diffusion" else 1)
+    rounding = 0 if kind == "stable_diffusion" else 1
+    assert np.abs(together - alone).max() <= rounding
     backwards = pixels(model, asked[::-1])[::-1]
-    assert (together == backwards).all()
+    assert np.abs(together - backwards).max() <= rounding
     for k in range(1, count):
         assert np.abs(together[k] - together[0]).max() > 20  # another text, or another seed
 
