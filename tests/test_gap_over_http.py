@@ -46,6 +46,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], lis
     return measured(tmp_path_factory.mktemp("local") / "run", zoo.load("show-o-mini", "cpu"), judges.judge("eye"))
 
 
+@pytest.mark.slow
 def test_faults_change_nothing_but_the_number_of_calls(local: Any, tmp_path: Path) -> None:
     log = tmp_path / "calls.jsonl"
     with process("--faults", FAULTS, "--slow", "6", "--log", str(log)) as url:
@@ -64,6 +65,7 @@ def test_faults_change_nothing_but_the_number_of_calls(local: Any, tmp_path: Pat
     assert model.calls + judge.calls == len(received)
 
 
+@pytest.mark.slow
 def test_what_was_answered_before_a_kill_is_not_asked_again(local: Any, tmp_path: Path) -> None:
     log, cache = tmp_path / "calls.jsonl", tmp_path / "cache"
     with process("--log", str(log)) as url:

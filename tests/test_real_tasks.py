@@ -88,6 +88,7 @@ def test_no_two_tasks_call_different_pictures_by_one_key(data: dict[str, Path]) 
                 assert owner.setdefault(picture.key, name) == name
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_the_same_command(finished: Path, data: dict[str, Path], tmp_path: Path) -> None:
     import torch
 
