@@ -15,8 +15,8 @@ import torch
 
 from gapbench.models.janus.model import Janus
 from gapbench.records import InputError
-from hermesflow.likelihood import Likelihood, placed
-from hermesflow.records import Codes, Pair
+from hermesflow.likelihood import Likelihood, check_caption, check_codes, placed
+from hermesflow.records import CaptionCandidate, Codes, Pair
 
 
 class AutoregressiveLikelihoods:
@@ -70,25 +70,17 @@ class AutoregressiveLikelihoods:
             if pair.captions is not None:
                 self._codes(pair, pair.codes)
                 for caption in (pair.captions.win, pair.captions.lose):
-                    self._tokens(pair, caption.tokens, caption.ended)
+                    self._check_caption(pair, caption)
             if pair.images is not None:
                 for image in (pair.images.win, pair.images.lose):
                     self._codes(pair, image.codes)
 
-    def _tokens(self, pair: Pair, tokens: Sequence[int], ended: bool) -> None:
-        if not tokens and not ended:
-            raise InputError(f"pair {pair.id}: a caption has no tokens; leave it out")
-        vocabulary = self.network.config.text_config.vocab_size
-        if wrong := [token for token in tokens if not 0 <= token < vocabulary]:
-            raise InputError(f"pair {pair.id}: token {wrong[0]} is none of the model's {vocabulary}")
+    def _check_caption(self, pair: Pair, caption: CaptionCandidate) -> None:
+        check_caption(pair, caption, self.network.config.text_config.vocab_size)
         room = self.model.caption_room(self.question)
-        if len(tokens) > room:
-            raise InputError(f"pair {pair.id}: a caption takes {len(tokens)} tokens, there is room for {room}")
+        if (count := len(caption.tokens)) > room:
+            raise InputError(f"pair {pair.id}: a caption takes {count} tokens, there is room for {room}")
 
     def _codes(self, pair: Pair, codes: Codes) -> Codes:
-        wanted, size = self.model.image_tokens, self.model.codebook_size
-        if len(codes) != wanted:
-            raise InputError(f"pair {pair.id}: an image of {len(codes)} codes; the model's have {wanted}")
-        if wrong := [code for code in codes if not 0 <= code < size]:
-            raise InputError(f"pair {pair.id}: image code {wrong[0]}; the model has {size}")
+        check_codes(pair, codes, self.model.image_tokens, self.model.codebook_size)
         return codes

@@ -267,23 +267,31 @@ class Likelihoods:
         return row
 
     def _caption(self, pair: Pair, caption: CaptionCandidate) -> tuple[Sequence[int], bool]:
-        if not caption.tokens and not caption.ended:
-            raise InputError(f"pair {pair.id}: a caption has no tokens; leave it out")
-        if wrong := [token for token in caption.tokens if not 0 <= token < self.layout.vocabulary]:
-            raise InputError(f"pair {pair.id}: token {wrong[0]} is none of the model's {self.layout.vocabulary}")
+        check_caption(pair, caption, self.layout.vocabulary)
         return caption.tokens, caption.ended
 
     def _codes(self, pair: Pair, codes: Sequence[int]) -> Sequence[int]:
-        if len(codes) != self.layout.image_tokens:
-            raise InputError(
-                f"pair {pair.id}: an image of {len(codes)} codes; the model's have {self.layout.image_tokens}"
-            )
-        if wrong := [code for code in codes if not 0 <= code < self.layout.codebook_size]:
-            raise InputError(f"pair {pair.id}: image code {wrong[0]}; the model has {self.layout.codebook_size}")
+        check_codes(pair, codes, self.layout.image_tokens, self.layout.codebook_size)
         return codes
 
     def _tokens(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+
+
+def check_caption(pair: Pair, caption: CaptionCandidate, vocabulary: int) -> None:
+    """Raises InputError, naming the pair, for one that a model of that many tokens cannot have said."""
+    if not caption.tokens and not caption.ended:
+        raise InputError(f"pair {pair.id}: a caption has no tokens; leave it out")
+    if wrong := [token for token in caption.tokens if not 0 <= token < vocabulary]:
+        raise InputError(f"pair {pair.id}: token {wrong[0]} is none of the model's {vocabulary}")
+
+
+def check_codes(pair: Pair, codes: Sequence[int], image_tokens: int, codebook_size: int) -> None:
+    """Raises InputError, naming the pair, for an image that a model of these sizes cannot have made."""
+    if len(codes) != image_tokens:
+        raise InputError(f"pair {pair.id}: an image of {len(codes)} codes; the model's have {image_tokens}")
+    if wrong := [code for code in codes if not 0 <= code < codebook_size]:
+        raise InputError(f"pair {pair.id}: image code {wrong[0]}; the model has {codebook_size}")
 
 
 def placed(

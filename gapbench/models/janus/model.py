@@ -7,7 +7,6 @@ own, by the same language model.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -282,8 +281,7 @@ class Janus:
 
     def coded(self, codes: Tensor) -> CodedPicture:
         """Codes (N,) int64 as a picture to ask about, which is seen decoded; equal codes are one picture."""
-        key = f"codes {hashlib.sha256(codes.cpu().numpy().tobytes()).hexdigest()[:32]}"
-        return CodedPicture(key, lambda: next(self.decode([codes])), codes=codes)
+        return CodedPicture.of(codes, self.decode)
 
     # --- training ----------------------------------------------------------------------------------------------------
 

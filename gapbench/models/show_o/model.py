@@ -66,6 +66,12 @@ class CodedPicture(Picture):
 
     codes: Tensor = field(kw_only=True, compare=False, repr=False)
 
+    @staticmethod
+    def of(codes: Tensor, decode: Callable[[Sequence[Tensor]], Iterator[Image.Image]]) -> CodedPicture:
+        """decode: to pixels, for who asks for these. Equal codes are one picture."""
+        key = f"codes {hashlib.sha256(codes.cpu().numpy().tobytes()).hexdigest()[:32]}"
+        return CodedPicture(key, lambda: next(decode([codes])), codes=codes)
+
 
 class ShowO:
     """Answers, and scores texts, about one picture or none; draws from one prompt.
@@ -343,8 +349,7 @@ class ShowO:
 
     def coded(self, codes: Tensor) -> CodedPicture:
         """Codes (N,) int64 as a picture to ask about; equal codes are one picture."""
-        key = f"codes {hashlib.sha256(codes.cpu().numpy().tobytes()).hexdigest()[:32]}"
-        return CodedPicture(key, lambda: next(self.decode([codes])), codes=codes)
+        return CodedPicture.of(codes, self.decode)
 
     # --- text --------------------------------------------------------------------------------------------------------
 

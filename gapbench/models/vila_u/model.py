@@ -6,7 +6,6 @@ residual codes' vectors, and draws them position by position, a depth transforme
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -268,8 +267,7 @@ class VilaU:
 
     def coded(self, codes: Tensor) -> CodedPicture:
         """Codes (N,D) int64 as a picture to ask about; equal codes are one picture."""
-        key = f"codes {hashlib.sha256(codes.cpu().numpy().tobytes()).hexdigest()[:32]}"
-        return CodedPicture(key, lambda: next(self.decode([codes])), codes=codes)
+        return CodedPicture.of(codes, self.decode)
 
     # --- likelihoods for training ------------------------------------------------------------------------------------
 
