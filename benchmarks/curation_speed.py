@@ -17,9 +17,9 @@ from torch import Tensor
 
 from benchmarks import plain_show_o
 from benchmarks.show_o_speed import agreement, timed
-from gapbench.models.show_o.answering import Sampled, greedy
 from gapbench.models.show_o.model import ShowO
-from gapbench.models.show_o.sampling import ItemNoise, seed_of
+from gapbench.models.show_o.sampling import ItemNoise
+from gapbench.models.unified.sampling import Sampled, greedy, seed_of
 from gapbench.records import Decoding, Prompt, Question, Sampling
 from hermesflow.curate import CAPTION_QUESTION, WAYS, Curation
 

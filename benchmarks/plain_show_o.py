@@ -12,10 +12,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gapbench.models.show_o.answering import Choice, greedy
-from gapbench.models.show_o.backbone import Backbone
 from gapbench.models.show_o.layout import Layout, visible_answering, visible_drawing
 from gapbench.models.show_o.sampling import MASKED, MaskGit, Noise, sample_codes
+from gapbench.models.unified.backbone import Backbone
+from gapbench.models.unified.sampling import Choice, greedy
 
 
 @torch.inference_mode()

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gapbench.models.show_o.backbone import Backbone
 from gapbench.models.show_o.layout import Layout, visible_answering, visible_drawing
 from gapbench.models.show_o.magvit import Magvit
+from gapbench.models.unified.backbone import Backbone
 
 IGNORED = -100  # no label
 

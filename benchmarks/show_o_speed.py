@@ -23,10 +23,11 @@ import torch
 
 from benchmarks import plain_show_o
 from gapbench.models.show_o import drawing
-from gapbench.models.show_o.answering import decode, discrete_picture_cache
-from gapbench.models.show_o.backbone import Backbone
+from gapbench.models.show_o.answering import discrete_picture_cache
 from gapbench.models.show_o.layout import Layout
 from gapbench.models.show_o.sampling import ItemNoise, MaskGit
+from gapbench.models.unified.answering import decode
+from gapbench.models.unified.backbone import Backbone
 from gapbench.records import Sampling
 
 IMAGES, QUESTIONS, NEW_TOKENS = 16, 18, 32

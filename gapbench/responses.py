@@ -18,6 +18,7 @@ from gapbench.records import InputError, Judgement, Record
 KINDS = ("missing", "extra", "duplicate", "unreadable")
 OURS = ("id", "response")
 RECORDED = ("item", "response")  # a run's records
+MANIFEST = "run.json"  # in a run's folder
 _NAMED = 3  # how many of a kind an error names
 
 
@@ -109,6 +110,16 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({error})") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_manifest(run: Path) -> dict[str, Any]:
+    """What a run's folder says of it. Raises InputError where the folder holds no readable run."""
+    try:
+        return json.loads((run / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{run}: not a run folder, it has no {MANIFEST}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{run / MANIFEST}: cannot be read ({error})") from error
 
 
 def _row(where: str, line: str) -> Row:

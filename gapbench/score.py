@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gapbench import drawings, tasks
+from gapbench.data.drawn import located
 from gapbench.records import Estimate, InputError, Record
 from gapbench.responses import KINDS, Saved, refuse_faults
 from gapbench.run import unjudged
@@ -132,7 +133,7 @@ def _score_drawings(name: str, folder: Path, options: Options) -> Scored:
     asking = tasks.load(name, replace(options, pictures=False))
     items = list(asking.items("", lambda item, seed: None))
     prompts = list({item.id: item.ask.text for item in items}.values())
-    found, bad, open_image = drawings.located(name, folder, prompts)
+    found, bad, open_image = located(name, folder, prompts)
     answers = drawings.checked(items, found, bad, open_image)
     refuse_faults(folder, answers, options.allow_partial)
     task = tasks.load(name, options)

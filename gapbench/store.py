@@ -19,9 +19,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
 
+from gapbench.data.drawn import item_folder
 from gapbench.records import InputError, Record, RecordKey
+from gapbench.responses import MANIFEST, read_manifest
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -103,16 +104,11 @@ class RunFolder:
 
     @property
     def manifest_path(self) -> Path:
-        return self.path / "run.json"
+        return self.path / MANIFEST
 
     def manifest(self) -> dict[str, Any]:
         """Raises InputError where the folder holds no readable run."""
-        try:
-            return json.loads(self.manifest_path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"{self.path}: not a run folder, it has no run.json") from None
-        except (OSError, ValueError) as error:
-            raise InputError(f"{self.manifest_path}: cannot be read ({error})") from error
+        return read_manifest(self.path)
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         write_json(self.manifest_path, manifest)
@@ -210,11 +206,8 @@ class RunFolder:
     # --- drawings ----------------------------------------------------------------------------------------------------
 
     def image_path(self, task: str, item: str, seed: int) -> Path:
-        """Where a drawing lies. Item ids may hold any character; the folder's name has the awkward ones quoted."""
-        name = quote(item, safe="")
-        if not name.strip("."):  # "..", which quoting leaves as it is
-            name = name.replace(".", "%2E") or "%"
-        return self.path / "images" / task / name / f"{seed}.png"
+        """Where a drawing lies."""
+        return self.path / "images" / task / item_folder(item) / f"{seed}.png"
 
     def save_image(self, task: str, item: str, seed: int, image: Image.Image) -> str:
         """Write the drawing; its path relative to the run folder."""

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gapbench.models.janus.files import WEIGHTS as JANUS_WEIGHTS
-from gapbench.models.show_o.files import CLIP_FOLDER, CONFIG, MAGVIT_FOLDER, WEIGHTS
+from gapbench.models.show_o.files import CLIP_FOLDER, MAGVIT_FOLDER, WEIGHTS
 from gapbench.models.show_o.model import ShowO
+from gapbench.models.unified.files import CONFIG
 from gapbench.records import InputError, Sampling
 from gapbench.store import RunFolder, write_json
 

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from gapbench.models.show_o.model import Said
+    from gapbench.models.unified.answering import Said
     from hermesflow.learners import Model
 
 SCHEMA = 1

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gapbench.models.show_o.backbone import Backbone
 from gapbench.models.show_o.layout import Layout, question_text, visible_branches
 from gapbench.models.show_o.model import ShowO
+from gapbench.models.unified.backbone import Backbone
 from gapbench.records import InputError
 from hermesflow.records import CaptionCandidate, Pair
 from hermesflow.views import Masks, States, Views

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gapbench.models import zoo
 from gapbench.models.show_o import files
+from gapbench.models.unified.files import read_json
 from gapbench.records import InputError
 from hermesflow import grounds as grounds_of
 from hermesflow.close_gap import Loop
@@ -65,7 +66,7 @@ def is_miniature(model: str) -> bool:
     config = entry.folder and files.find_config(entry.folder)
     if config is None:
         return False
-    told = files.read_json(config)
+    told = read_json(config)
     if entry.family == "show_o":
         return "phi_config" in told  # published ones are Phi-1.5, unsaid
     return told.get("text_config", {}).get("hidden_size", PUBLISHED_WIDTH) < PUBLISHED_WIDTH

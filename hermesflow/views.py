@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gapbench.models.show_o.sampling import seed_of
+from gapbench.models.unified.sampling import seed_of
 from gapbench.records import InputError
 from hermesflow.records import ImageCandidate, Pair
 

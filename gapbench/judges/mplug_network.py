@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from gapbench import hub
 from gapbench.hub import fingerprint
 from gapbench.judges.mplug_decoding import BEAMS, CLS, MAX_TOKENS, MIN_TOKENS, SEP
-from gapbench.models.show_o.checkpoint import finite, read_header
-from gapbench.models.show_o.files import read_json
+from gapbench.models.unified.files import read_json
+from gapbench.models.unified.weights import finite, read_header
 from gapbench.records import InputError
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ Shared promises of every implementation:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from gapbench.records import Decoding, Failure, Prompt, Question, Sampling, TextLikelihood
@@ -71,3 +71,14 @@ def in_batches(items: Sequence[T], size: int, work: Callable[[Sequence[T]], Sequ
             continue
         yield from results
         start += len(batch)
+
+
+def in_order(found: Iterable[tuple[int, R]]) -> Iterator[R]:
+    """Of numbers 0, 1, ... and results in any order: the results in their order, each once all before it are there."""
+    done: dict[int, R] = {}
+    due = 0
+    for number, result in found:
+        done[number] = result
+        while due in done:
+            yield done.pop(due)
+            due += 1

@@ -21,8 +21,8 @@ import torch
 
 from gapbench import hub
 from gapbench.models.base import in_batches
-from gapbench.models.show_o.files import read_json
-from gapbench.models.show_o.sampling import seed_of
+from gapbench.models.unified.files import read_json
+from gapbench.models.unified.sampling import seed_of
 from gapbench.records import Failure, InputError, Prompt, Sampling
 
 if TYPE_CHECKING:

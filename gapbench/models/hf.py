@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gapbench import hub
-from gapbench.models.show_o.files import CONFIG, read_json
+from gapbench.models.unified.files import CONFIG, read_json
 from gapbench.records import InputError
 
 if TYPE_CHECKING:

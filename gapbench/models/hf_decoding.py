@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from gapbench.models.show_o.answering import Choice
+from gapbench.models.unified.sampling import Choice
 from gapbench.records import TextLikelihood
 
 

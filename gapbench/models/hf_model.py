@@ -27,12 +27,11 @@ from transformers import DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from gapbench.data.pictures import UNREADABLE
-from gapbench.models.base import R, in_batches
+from gapbench.models.base import R, in_batches, in_order
 from gapbench.models.hf_decoding import Picked, Told
 from gapbench.models.hf_prompts import Prompts, common_length
-from gapbench.models.show_o.answering import Choice, Sampled, greedy
-from gapbench.models.show_o.likelihood import joined, windows
-from gapbench.models.show_o.sampling import seed_of
+from gapbench.models.unified.likelihood import joined, windows
+from gapbench.models.unified.sampling import Choice, Sampled, greedy, seed_of
 from gapbench.records import Decoding, Failure, Picture, Question, TextLikelihood
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ class ImageTextToText:
     ) -> Iterator[TextLikelihood | Failure]:
         """How likely each continuation is after its prompt, every token of the head's vocabulary being possible.
 
-        Prompt and continuation are joined as show_o/likelihood.py does it; but white space at the end of a chat
+        Prompt and continuation are joined as unified/likelihood.py does it; but white space at the end of a chat
         template stays the template's. A prompt without pictures that is too long loses its beginning; one with pictures
         is a Failure, for its beginning are the pictures.
         """
@@ -176,23 +175,19 @@ class ImageTextToText:
         decode: Callable[[Sequence[Row], dict[str, Any], Sequence[int]], list[R]],
     ) -> Iterator[R | Failure]:
         """What `decode` makes of rows, inputs for `generate` and prompts' lengths, in the rows' order."""
-        done: dict[int, R | Failure] = {n: row for n, row in enumerate(rows) if isinstance(row, Failure)}
-        due = 0
-        for numbers, shared in self._batches(rows):
-            alone = self._alone and rows[numbers[0]].pictures
-            size = SHARED_ROWS_PER_BATCH if shared else 1 if alone else ROWS_PER_BATCH
 
-            def work(chunk: Sequence[int], shared: bool = shared) -> list[R | Failure]:
-                return self._decoded([rows[number] for number in chunk], shared, decode)
+        def responses() -> Iterator[tuple[int, R | Failure]]:
+            yield from ((number, row) for number, row in enumerate(rows) if isinstance(row, Failure))
+            for numbers, shared in self._batches(rows):
+                alone = self._alone and rows[numbers[0]].pictures
+                size = SHARED_ROWS_PER_BATCH if shared else 1 if alone else ROWS_PER_BATCH
 
-            for number, response in zip(numbers, in_batches(numbers, size, work), strict=True):
-                done[number] = response
-                while due in done:
-                    yield done.pop(due)
-                    due += 1
-        while due < len(rows):
-            yield done.pop(due)
-            due += 1
+                def work(chunk: Sequence[int], shared: bool = shared) -> list[R | Failure]:
+                    return self._decoded([rows[number] for number in chunk], shared, decode)
+
+                yield from zip(numbers, in_batches(numbers, size, work), strict=True)
+
+        return in_order(responses())
 
     def _batches(self, rows: Sequence[Row | Failure]) -> Iterator[tuple[list[int], bool]]:
         """Numbers of rows that may stand in one batch, and whether they are about the same pictures and share them."""

@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gapbench import hub
+from gapbench.data.drawn import SUFFIXES, Open, grids, item_folder, name_of, one_each, opened, quarter
 from gapbench.data.pictures import UNREADABLE
-from gapbench.drawings import SUFFIXES, Open, grids, name_of, one_each, opened, quarter
 from gapbench.records import Decoding, Failure, InputError, Prompt, Question, Sampling
-from gapbench.responses import RECORDED, found, read_rows, unreadable
-from gapbench.store import RunFolder
+from gapbench.responses import MANIFEST, RECORDED, found, read_manifest, read_rows, unreadable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -73,7 +72,7 @@ def drawn_in(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if not path.name.startswith(".")
     )
-    return [folder] if holds and not RunFolder(folder).manifest_path.exists() else []
+    return [folder] if holds and not (folder / MANIFEST).exists() else []
 
 
 def answers_in(files: Sequence[Path]) -> dict[str, Given]:
@@ -122,8 +121,8 @@ class Outputs:
                 self._flat[image.id].append(Place(image.response, open_image))
 
     def describe(self) -> dict[str, Any]:
-        run = RunFolder(self.folder)
-        made_by = run.manifest().get("request", {}).get("model") if run.manifest_path.exists() else None
+        is_run = (self.folder / MANIFEST).exists()
+        made_by = read_manifest(self.folder).get("request", {}).get("model") if is_run else None
         told = {"family": "outputs", "folder": str(self.folder), "weights": None, "made_by": made_by}
         return {"name": self.name, **told, **self._told}
 
@@ -171,7 +170,7 @@ class Drawings(Outputs):
 
     def _places(self, prompt: Prompt) -> Iterator[Place]:
         """Where the drawing lies: once, if all is well."""
-        item = RunFolder(Path()).image_path("", prompt.id, prompt.seed).parent.name
+        item = item_folder(prompt.id)
         for root in self._roots:
             for stem in (root / item / str(prompt.seed), root / item / "samples" / f"{prompt.seed:04d}"):
                 paths = (stem.with_suffix(suffix) for suffix in SUFFIXES)

@@ -8,14 +8,16 @@ from __future__ import annotations
 import difflib
 import importlib
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from gapbench.models import hf
 from gapbench.models.llamagen import files as llamagen
 from gapbench.models.show_o import files
+from gapbench.models.unified.files import CONFIG, read_json
 from gapbench.records import InputError
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ SCHEMES = {  # what stands before the colon -> family, what follows, and what a 
 }
 ELSEWHERE = "elsewhere"  # family of what no current library runs: its row says how to measure it all the same
 DTYPES = ("float32", "bfloat16", "float16")
+F = TypeVar("F")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ def resolve(name: str, trust_remote_code: bool = False) -> Entry:
 
 def _local(name: str, folder: Path) -> Entry:
     config = files.find_config(folder)
-    told = files.read_json(config) if config else {}
+    told = read_json(config) if config else {}
     if told.get("_class_name") == "Showo":
         # As the checkpoint says it is drawn with, else as the published ones of that many image tokens are.
         large = told.get("num_vq_tokens") == 1024
@@ -117,7 +120,7 @@ def _local(name: str, folder: Path) -> Entry:
     if "model_type" in told and hf.knows(told):
         return Entry(name, "hf", note="local checkpoint", folder=folder, draws=False)
     made_by = told.get("_class_name") or told.get("model_type") or "unknown"
-    found = f"{config} is of class {made_by}" if config else f"it has no {files.CONFIG}"
+    found = f"{config} is of class {made_by}" if config else f"it has no {CONFIG}"
     wanted = (
         'a Show-o checkpoint has a config.json with "_class_name": "Showo", VILA-U "model_type": "vila_u_llama", Janus '
         '"model_type": "janus", others one that AutoModelForImageTextToText of transformers knows; a LlamaGen is a '
@@ -134,6 +137,23 @@ def load(name: str, device: str | None = None, dtype: str | None = None, trust_r
     """
     entry = resolve(name, trust_remote_code)
     return importlib.import_module(f"gapbench.models.{entry.family}").load(entry, device, dtype)
+
+
+def found(
+    entry: Entry, device: str | None, dtype: str | None, local: Callable[[Path], F], hub: Callable[..., F]
+) -> tuple[F, torch.device, torch.dtype]:
+    """A checkpoint's files, in its folder or from the hub, and the device and dtype that they are to be loaded with.
+
+    hub: of repo, `target` where the entry has one, and revision. Raises InputError where one of all these is missing.
+    """
+    place = device_of(device)
+    kind = dtype_of(dtype, place)
+    if entry.folder is not None:
+        return local(entry.folder), place, kind
+    try:
+        return hub(*(part for part in (entry.repo, entry.target, entry.revision) if part is not None)), place, kind
+    except InputError as error:
+        raise InputError(f"{entry.name}: {error}") from None
 
 
 def device_of(name: str | None) -> torch.device:

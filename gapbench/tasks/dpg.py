@@ -30,7 +30,6 @@ from gapbench.records import (
     Decoding,
     Estimate,
     Failure,
-    InputError,
     Item,
     Judgement,
     Picture,
@@ -46,23 +45,6 @@ IMAGES_PER_PROMPT = 4
 YES_OR_NO = " Please answer yes or no."  # after the question, for judges that are not mPLUG
 DECODING = Decoding(max_new_tokens=10)  # a judge's; mPLUG has its own
 LEVEL_1 = ("global", "entity", "attribute", "relation", "other")
-
-
-# --- What is judged ---------------------------------------------------------------------------------------------------
-
-
-def crops(image: Image.Image, resolution: int | None = None) -> list[Image.Image]:
-    """The four images of a 2x2 grid, as the official script numbers them: along the rows.
-
-    Raises InputError where the grid is not of (2R, 2R) pixels; the official script would cut it wrongly in silence.
-    """
-    r = resolution or image.width // 2
-    if image.size != (2 * r, 2 * r):
-        wanted = f"{2 * r}x{2 * r}" if resolution else "square and of even size"
-        file = getattr(image, "filename", "") or "image"
-        raise InputError(f"{file}: {image.width}x{image.height} pixels; a grid of four images must be {wanted}")
-    corners = ((0, 0), (r, 0), (0, r), (r, r))
-    return [image.crop((x, y, x + r, y + r)) for x, y in corners]
 
 
 # --- How it is judged -------------------------------------------------------------------------------------------------

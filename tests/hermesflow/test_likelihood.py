@@ -16,9 +16,9 @@ from torch import Tensor
 
 from gapbench.models import zoo
 from gapbench.models.show_o import checkpoint
-from gapbench.models.show_o.backbone import Backbone
 from gapbench.models.show_o.layout import Layout, question_text, visible_branches, visible_drawing
 from gapbench.models.show_o.model import ShowO
+from gapbench.models.unified.backbone import Backbone
 from gapbench.records import InputError, Picture, Prompt, Question, Sampling
 from hermesflow.likelihood import (
     Likelihoods,

@@ -12,7 +12,7 @@ from gapbench.miniature import eye, tiles
 from gapbench.miniature.picture import render
 from gapbench.miniature.world import scenes
 from gapbench.models import zoo
-from gapbench.models.show_o.magvit import to_images
+from gapbench.models.unified.pictures import to_images
 from gapbench.records import Sampling
 from gapbench.run import Runner
 from gapbench.store import RunFolder

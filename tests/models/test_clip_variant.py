@@ -11,8 +11,9 @@ from checkpoints import load_folder
 from PIL import Image
 
 from gapbench.models.show_o.clip import clip_pixels, clip_prefix
-from gapbench.models.show_o.layout import SYSTEM_PROMPT, visible_clip
+from gapbench.models.show_o.layout import visible_clip
 from gapbench.models.show_o.model import ShowO
+from gapbench.models.unified.answering import SYSTEM_PROMPT
 from gapbench.records import Decoding, Picture, Prompt, Question, Sampling
 
 ASKED = ("Is there a circle in the image?", "What color is the heart?", "How many red stars are there?")

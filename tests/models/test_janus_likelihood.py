@@ -9,11 +9,11 @@ from tiny_janus import CODES, write_checkpoint
 from torch import Tensor
 
 from gapbench.models import zoo
-from gapbench.models.janus import model as janus_model
 from gapbench.models.janus.drawing import draw_codes
 from gapbench.models.janus.model import Janus
-from gapbench.models.show_o.answering import decode
-from gapbench.models.show_o.backbone import KeyValues
+from gapbench.models.unified import answering
+from gapbench.models.unified.answering import decode
+from gapbench.models.unified.backbone import KeyValues
 from gapbench.records import Decoding, InputError, Picture, Prompt, Question, Sampling
 
 QUESTION = "Give a caption for this image."
@@ -58,7 +58,7 @@ def forced_caption(
         return decode(backbone, cache, rows, texts, end, limit, choose)
 
     with monkeypatch.context() as patch:
-        patch.setattr(janus_model, "decode", forced)
+        patch.setattr(answering, "decode", forced)
         list(model.say([Question("a", QUESTION, (picture,))], [Decoding(len(wanted))]))
     assert len(logs) == len(wanted)
     return sum(logs)

@@ -14,7 +14,6 @@ from torch.nn import functional as F
 
 from gapbench.models import zoo
 from gapbench.models.base import Answers, Described, Draws, ScoresText
-from gapbench.models.janus import model as janus_model
 from gapbench.models.janus.drawing import ItemChoice, Sampler, draw_codes
 from gapbench.models.janus.model import Janus
 from gapbench.records import Decoding, Failure, InputError, Picture, Prompt, Question, Sampling, TextLikelihood
@@ -268,7 +267,7 @@ def test_an_answer_depends_on_its_question_and_pictures_alone(model: Janus, monk
         alone = [next(model.answer([question], how)) for question in questions()]
         assert together == alone == list(model.answer(questions()[::-1], how))[::-1]
         with monkeypatch.context() as patch:
-            patch.setattr(janus_model, "QUESTIONS_PER_BATCH", 4)
+            patch.setattr(model, "questions_per_batch", 4)
             assert together == list(model.answer(questions(), how))
 
 
@@ -313,15 +312,15 @@ def test_a_picture_that_cannot_be_read_fails_alone(model: Janus) -> None:
 
 
 def test_batches_that_do_not_fit_are_halved(model: Janus, monkeypatch: pytest.MonkeyPatch) -> None:
-    together, sizes, prefix = list(model.answer(questions(), Decoding(4))), [], janus_model.picture_prefix
+    together, sizes, prefix = list(model.answer(questions(), Decoding(4))), [], model._prefix
 
-    def small(backbone: Any, before: Any, pixels: Tensor) -> Tensor:
+    def small(befores: Any, pixels: list[list[Tensor]]) -> Tensor:
         sizes.append(len(pixels))
         if len(pixels) > 1:
             raise torch.OutOfMemoryError
-        return prefix(backbone, before, pixels)
+        return prefix(befores, pixels)
 
-    monkeypatch.setattr(janus_model, "picture_prefix", small)
+    monkeypatch.setattr(model, "_prefix", small)
     assert list(model.answer(questions(), Decoding(4))) == together
     assert set(sizes) == {1, 2}
 

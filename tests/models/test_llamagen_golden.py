@@ -19,9 +19,11 @@ from gapbench.models.llamagen.captions import cleaned
 from gapbench.models.llamagen.drawing import draw_codes
 from gapbench.models.llamagen.gpt import Condition, Gpt, rotary, visible_causal
 from gapbench.models.llamagen.likelihood import image_log_probs
-from gapbench.models.llamagen.sampling import Sampler, code_probs, guided
+from gapbench.models.llamagen.sampling import Sampler, code_probs
 from gapbench.models.llamagen.text import at_the_end
 from gapbench.models.llamagen.vq import VqTokenizer, crop, to_levels, to_pixels
+from gapbench.models.unified.sampling import guided
+from gapbench.models.unified.weights import Filled, fill
 
 CPU = torch.device("cpu")
 SETTINGS = ("greedy", "greedy_cfg", "default", "topk_temp", "topp", "nocfg", "interval", "nomask_single")
@@ -48,7 +50,7 @@ def gpt(golden: Path, told: dict) -> Gpt:
     assert (gpt.config.ffn_hidden, gpt.config.head_dim, gpt.config.side) == tuple(
         told["gpt"][name] for name in ("ffn_hidden", "head_dim", "grid")
     )
-    checkpoint.fill(gpt, golden / "gpt.safetensors", CPU, torch.float32, checkpoint.GPT_BUFFERS)
+    fill({"": Filled(gpt, torch.float32)}, [golden / "gpt.safetensors"], CPU, checkpoint.GPT_BUFFERS)
     return gpt.eval()
 
 
@@ -57,7 +59,7 @@ def vq(golden: Path, told: dict) -> VqTokenizer:
     sizes = {name: value for name, value in told["vq"].items() if name in config.VqConfig.__dataclass_fields__}
     vq = VqTokenizer(config.VqConfig(**{**sizes, "ch_mult": tuple(sizes["ch_mult"])}))
     assert vq.config.downsampling == told["vq"]["downsample"]
-    checkpoint.fill(vq, golden / "vq.safetensors", CPU, torch.float32, checkpoint.VQ_BUFFERS)
+    fill({"": Filled(vq, torch.float32)}, [golden / "vq.safetensors"], CPU, checkpoint.VQ_BUFFERS)
     return vq
 
 

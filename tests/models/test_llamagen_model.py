@@ -20,7 +20,7 @@ from gapbench.models.llamagen.config import GptConfig
 from gapbench.models.llamagen.gpt import LabelEmbedder
 from gapbench.models.llamagen.model import LlamaGen
 from gapbench.models.llamagen.sampling import ItemChoice, Sampler, code_probs
-from gapbench.models.show_o.sampling import seed_of
+from gapbench.models.unified.sampling import seed_of
 from gapbench.records import Failure, InputError, Prompt, Sampling
 
 TEXTS = ("a red circle", "two green stars and a blue heart", "a photo of a cross", "an orange square above a heart")

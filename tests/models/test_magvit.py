@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from gapbench.models.show_o.magvit import LookupFree, Magvit, MagvitConfig, to_images, to_pixels
+from gapbench.models.show_o.magvit import LookupFree, Magvit, MagvitConfig
+from gapbench.models.unified.pictures import to_images, to_pixels
 
 TINY = MagvitConfig(
     channels=16,

@@ -11,11 +11,13 @@ from safetensors.torch import load_file
 
 from benchmarks import plain_show_o
 from gapbench.models.show_o import checkpoint
-from gapbench.models.show_o.answering import decode, discrete_picture_cache, next_token_probs
-from gapbench.models.show_o.backbone import Backbone
+from gapbench.models.show_o.answering import discrete_picture_cache
 from gapbench.models.show_o.drawing import draw_codes
 from gapbench.models.show_o.layout import Layout, visible_answering, visible_drawing
 from gapbench.models.show_o.sampling import GivenNoise, MaskGit, SharedNoise, remask_count, sample_codes
+from gapbench.models.unified.answering import decode
+from gapbench.models.unified.backbone import Backbone
+from gapbench.models.unified.sampling import next_token_probs
 
 DRAWERS = {"cached": draw_codes, "plain": plain_show_o.draw_codes}
 

@@ -15,13 +15,14 @@ from tiny_show_o import write_checkpoint
 
 from gapbench.models import zoo
 from gapbench.models.base import ScoresText
-from gapbench.models.show_o import model as show_o_model
-from gapbench.models.show_o.answering import decode, discrete_picture_cache
-from gapbench.models.show_o.backbone import KeyValues
+from gapbench.models.show_o.answering import discrete_picture_cache
 from gapbench.models.show_o.clip import clip_pixels, clip_prefix
-from gapbench.models.show_o.layout import SYSTEM_PROMPT, visible_answering, visible_clip
-from gapbench.models.show_o.likelihood import Window, joined, score, windows
+from gapbench.models.show_o.layout import visible_answering, visible_clip
 from gapbench.models.show_o.model import ShowO
+from gapbench.models.unified import answering
+from gapbench.models.unified.answering import SYSTEM_PROMPT, decode
+from gapbench.models.unified.backbone import KeyValues
+from gapbench.models.unified.likelihood import Window, joined, score, windows
 from gapbench.records import Decoding, Failure, Picture, Question, Sampling, TextLikelihood
 
 TEXT = "Is there a circle in the image?"
@@ -98,7 +99,7 @@ def test_a_likelihood_depends_on_its_question_alone(model: ShowO, monkeypatch: p
     together = scored(model, requests())
     alone = [scored(model, [request])[0] for request in requests()]
     backwards = scored(model, requests()[::-1])[::-1]
-    monkeypatch.setattr(show_o_model, "QUESTIONS_PER_BATCH", 5)
+    monkeypatch.setattr(model, "questions_per_batch", 5)
     for other in (alone, backwards, scored(model, requests())):
         assert_close(other, together)
 
@@ -112,7 +113,7 @@ def test_a_batch_that_does_not_fit_is_halved(model: ShowO, monkeypatch: pytest.M
             raise torch.OutOfMemoryError
         return score(backbone, pictures, picture_of, some)
 
-    monkeypatch.setattr(show_o_model, "score", small)
+    monkeypatch.setattr(answering, "score", small)
     assert_close(scored(model, requests()), together)
     assert max(sizes) > 4
 

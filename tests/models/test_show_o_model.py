@@ -10,10 +10,10 @@ from tiny_show_o import write_checkpoint
 from benchmarks import plain_show_o
 from gapbench.models import zoo
 from gapbench.models.base import in_batches
-from gapbench.models.show_o import model as show_o_model
-from gapbench.models.show_o.answering import decode, discrete_picture_cache
+from gapbench.models.show_o.answering import discrete_picture_cache
 from gapbench.models.show_o.layout import Layout, visible_answering, visible_clip, visible_packed
 from gapbench.models.show_o.sampling import ItemNoise, MaskGit, SharedNoise, Trace, sample_codes
+from gapbench.models.unified.answering import decode
 from gapbench.records import Decoding, Failure, Picture, Prompt, Question, Sampling
 
 TEXTS = ("a red circle", "two green stars and a blue heart", "a photo of a cross", "an orange square above a heart")
@@ -84,7 +84,7 @@ def test_an_answer_depends_on_its_question_and_picture_alone(model, monkeypatch:
     assert len(set(together)) > 3
     alone = [next(model.answer([question], decoding)) for question in questions()]
     mixed = list(model.answer(questions()[::-1], decoding))[::-1]
-    monkeypatch.setattr(show_o_model, "QUESTIONS_PER_BATCH", 4)
+    monkeypatch.setattr(model, "questions_per_batch", 4)
     assert together == alone == mixed == list(model.answer(questions(), decoding))
 
 

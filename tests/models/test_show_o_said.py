@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from gapbench.models import zoo
-from gapbench.models.show_o import model as show_o_model
-from gapbench.models.show_o.answering import Sampled
+from gapbench.models.unified import answering
+from gapbench.models.unified.sampling import Sampled
 from gapbench.records import Decoding, Failure, Picture, Prompt, Question, Sampling
 
 ASKED = ("Give a caption for this image.", "How many red stars are there?")
@@ -42,7 +42,7 @@ def test_what_is_said_depends_on_question_picture_and_way_alone(model, monkeypat
     together = list(model.say(asked, ways))
     assert together == [next(model.say([q], [way])) for q, way in zip(asked, ways, strict=True)]
     assert together == list(model.say(asked[::-1], ways[::-1]))[::-1]
-    monkeypatch.setattr(show_o_model, "QUESTIONS_PER_BATCH", 5)
+    monkeypatch.setattr(model, "questions_per_batch", 5)
     assert together == list(model.say(asked, ways))
     assert len({said.tokens for said in together}) > len(asked) // 2
 
@@ -58,7 +58,7 @@ def test_tokens_leave_the_end_out_and_tell_of_it(model, monkeypatch: pytest.Monk
     whole = next(model.say([asked], [Decoding(6)]))
     assert not whole.ended
     assert len(whole.tokens) == 6
-    monkeypatch.setattr(show_o_model, "decode", lambda *_: [[*whole.tokens[:2], model.layout.eot]])
+    monkeypatch.setattr(answering, "decode", lambda *_: [[*whole.tokens[:2], model.layout.eot]])
     assert next(model.say([asked], [Decoding(6)])) == (model._text(whole.tokens[:2]), whole.tokens[:2], True)
 
 

@@ -14,9 +14,8 @@ from tiny_vila_u import write_golden
 from torch import Tensor
 
 from gapbench.models import zoo
+from gapbench.models.unified.backbone import positions_after, visible_causal
 from gapbench.models.vila_u import drawing, likelihood
-from gapbench.models.vila_u.answering import picture_prefix
-from gapbench.models.vila_u.backbone import positions_after, visible_causal
 from gapbench.models.vila_u.model import VilaU
 from gapbench.models.vila_u.sampling import Sampler, code_probs
 from gapbench.models.vila_u.text import BEFORE_PICTURES, Text, after_pictures
@@ -154,7 +153,7 @@ def test_what_follows_an_image(model: VilaU, results: dict, io: dict[str, Tensor
 def test_answers(speaking: VilaU, results: dict, io: dict[str, Tensor]) -> None:
     told, backbone, parts = results["understanding"], speaking.backbone, speaking.parts
     codes, answer = io["codes"].flatten(1, 2), told["answer"]
-    prefix = picture_prefix(backbone, parts.projector, parts.vision.quantizer, parts.text, codes[:, None], True)
+    prefix = speaking._prefix([parts.text.before_pictures(1, template=True)] * 2, codes[:, None])
     text = torch.tensor([[*told["after"], *answer[:-1]]] * 2)
     inputs = torch.cat([prefix, backbone.embed(text)], dim=1)
     length = inputs.shape[1]

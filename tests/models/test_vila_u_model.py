@@ -15,8 +15,9 @@ from torch import Tensor
 
 from gapbench.models import zoo
 from gapbench.models.base import Answers, Described, Draws, ScoresText
-from gapbench.models.show_o.layout import SYSTEM_PROMPT
-from gapbench.models.vila_u import model as vila_u_model
+from gapbench.models.unified.answering import SYSTEM_PROMPT
+from gapbench.models.unified.sampling import seed_of
+from gapbench.models.vila_u import drawing
 from gapbench.models.vila_u.model import VilaU
 from gapbench.models.vila_u.sampling import ItemChoice, Sampler, code_probs
 from gapbench.models.vila_u.text import question_text
@@ -109,7 +110,7 @@ def test_a_drawing_is_what_recomputing_everything_gives(model: VilaU) -> None:
     words, parts, how = model.parts.text, model.parts, Sampler(3.0)
     rows = [[words.bos, *words.tokens(f"{SYSTEM_PROMPT} USER: {TEXTS[0]} ASSISTANT: "), words.im_start]]
     rows += [[words.bos, *words.tokens(f"{SYSTEM_PROMPT} USER:ASSISTANT: "), words.im_start]]
-    choose = ItemChoice([vila_u_model.seed_of(TEXTS[0], 5)], 9, 3, how, torch.device("cpu"))
+    choose = ItemChoice([seed_of(TEXTS[0], 5)], 9, 3, how, torch.device("cpu"))
     drawn: list[Tensor] = []
     with torch.inference_mode():
         for position in range(9):
@@ -194,7 +195,7 @@ def test_an_answer_depends_on_its_question_and_pictures_alone(model: VilaU, monk
         assert together == list(model.say(asked[::-1], [way] * len(asked)))[::-1]
         assert [each.text for each in together] == list(model.answer(asked, way))
         with monkeypatch.context() as patch:
-            patch.setattr(vila_u_model, "QUESTIONS_PER_BATCH", 4)
+            patch.setattr(model, "questions_per_batch", 4)
             assert together == list(model.say(asked, [way] * len(asked)))
     with pytest.raises(ValueError, match="but 1 ways"):
         next(model.say(asked, [Decoding()]))
@@ -340,7 +341,7 @@ def test_a_likelihood_of_a_drawing_is_exact(model: VilaU) -> None:
         found.clear()
         choose = Forced([0], 9, 3, Sampler(), torch.device("cpu"))
         models = (model.backbone, parts.projector, parts.vision, parts.depth)
-        vila_u_model.drawing.draw_codes(*models, rows, words.drawing_row(""), guidance, choose)
+        drawing.draw_codes(*models, rows, words.drawing_row(""), guidance, choose)
         whole = model.image_log_likelihood([TEXTS[0]], codes, guidance).item()
         assert sum(found) == pytest.approx(whole, abs=1e-4)
 

@@ -14,13 +14,14 @@ import pytest
 from PIL import Image
 
 from gapbench import judges
+from gapbench.data.drawn import crops
 from gapbench.miniature.picture import render
 from gapbench.miniature.world import scenes
 from gapbench.records import Decoding, Failure, InputError, Item, Judgement, Question, Record
 from gapbench.skills import SKILLS, skills_of
 from gapbench.tasks import dpg, dpg_table
 from gapbench.tasks.base import Options
-from gapbench.tasks.dpg import Dpg, crops, official_image, says_yes, score, zeroed
+from gapbench.tasks.dpg import Dpg, official_image, says_yes, score, zeroed
 from gapbench.tasks.dpg_table import COLUMNS, DensePrompt, Node, read
 
 HEADER = ["item_id", "text", "keywords", "proposition_id", "dependency", "category_broad", "category_detailed"]

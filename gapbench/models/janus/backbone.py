@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import JanusForConditionalGeneration
 
-from gapbench.models.vila_u.backbone import LlamaBackbone
+from gapbench.models.unified.backbone import Backbone
 
 
-class JanusBackbone(LlamaBackbone):
+class JanusBackbone(Backbone):
     """The network is in `phi`'s place: its `model` takes tokens or embeddings as a Phi's does."""
 
     phi: JanusForConditionalGeneration

@@ -19,9 +19,8 @@ from gapbench.models.janus import text
 from gapbench.models.janus.files import Files
 from gapbench.models.janus.text import Text
 from gapbench.models.janus.vision import Frame
-from gapbench.models.show_o.checkpoint import open_weights
-from gapbench.models.show_o.files import read_json
-from gapbench.models.vila_u.checkpoint import Filled, fill
+from gapbench.models.unified.files import read_json
+from gapbench.models.unified.weights import Filled, fill, first_line, open_weights
 from gapbench.records import InputError
 
 if TYPE_CHECKING:
@@ -91,5 +90,4 @@ def build(files: Files) -> JanusForConditionalGeneration:
             config = JanusConfig.from_dict(values)
             return JanusForConditionalGeneration._from_config(config, attn_implementation="sdpa")
     except Exception as error:  # whatever wrong sizes lead to
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{files.config}: describes no Janus: {line}") from None
+        raise InputError(f"{files.config}: describes no Janus: {first_line(error)}") from None

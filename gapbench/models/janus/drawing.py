@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from gapbench.models.janus.backbone import JanusBackbone
-from gapbench.models.show_o.sampling import pick
-from gapbench.models.vila_u.drawing import prompt_cache
-from gapbench.models.vila_u.sampling import guided
+from gapbench.models.unified.backbone import prompt_cache
+from gapbench.models.unified.sampling import guided, pick, uniforms
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +43,10 @@ class Choice(Protocol):
 
 
 class ItemChoice:
-    """A generator per item, so that an item's drawing does not depend on what is drawn beside it.
-
-    All uniforms of an item are drawn on the CPU, so devices see the same noise.
-    """
+    """A generator per item, so that an item's drawing does not depend on what is drawn beside it."""
 
     def __init__(self, seeds: Sequence[int], image_tokens: int, temperature: float, device: torch.device) -> None:
-        draws = [torch.rand(image_tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        self._uniform_NB = torch.stack(draws, dim=-1).to(device)
+        self._uniform_NB = torch.stack(uniforms(seeds, image_tokens), dim=-1).to(device)
         self._temperature = temperature
 
     def __call__(self, position: int, logits_BC: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gapbench import hub
-from gapbench.models.show_o.files import CONFIG, read_json
+from gapbench.models.unified.files import CONFIG, read_json, shards, weights_in
 from gapbench.records import InputError
 
 ORIGINAL = "multi_modality"  # model_type of deepseek-ai's own layout, which only their package reads
@@ -55,12 +55,8 @@ def local_files(folder: Path, source: Mapping[str, str] | None = None) -> Files:
             f"same weights in transformers' layout: {CONVERTED}"
         )
     missing = [name for name in (CONFIG, *TOKENIZER) if not (folder / name).is_file()]
-    weights = [folder / name for name in WEIGHTS if (folder / name).is_file()][:1]
-    if not weights:
-        missing.append(" or ".join(WEIGHTS))
-    elif weights[0].name == INDEX:
-        weights = [folder / name for name in _shards(weights[0])]
-        missing += [file.name for file in weights if not file.is_file()]
+    weights, lacking = weights_in(folder, WEIGHTS)
+    missing += lacking
     processor = read_json(folder / PROCESSOR) if (folder / PROCESSOR).is_file() else {}
     images_file, images = folder / PROCESSOR, processor.get("image_processor")
     if (folder / PREPROCESSOR).is_file():
@@ -92,7 +88,7 @@ def hub_files(repo: str, revision: str = "main") -> Files:
     config, *_, weights = hub.fetch(repo, wanted, revision, advice)
     commit = hub.cached_commit(config) or revision
     if weights.name == INDEX:
-        hub.fetch(repo, [(shard,) for shard in _shards(weights)], commit, advice)
+        hub.fetch(repo, [(shard,) for shard in shards(weights)], commit, advice)
     return local_files(config.parent, {"repo": repo, "revision": revision, "commit": commit})
 
 
@@ -114,12 +110,3 @@ def _colour(file: Path, fields: Mapping[str, Any], name: str) -> tuple[float, ..
     if not numbers or len(values) != 3 or not all(math.isfinite(value) for value in values):
         raise InputError(f"{file}: {name} must be three numbers, not {values}")
     return tuple(map(float, values))
-
-
-def _shards(index: Path) -> list[str]:
-    """Names of the files that an index spreads the tensors over."""
-    where = read_json(index).get("weight_map")
-    names = sorted(set(where.values())) if isinstance(where, dict) and where else []
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise InputError(f"{index}: weight_map does not name the files of tensors; download it again")
-    return names

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from gapbench.hub import silent
 from gapbench.models.janus.files import TEMPLATES, Files
+from gapbench.models.unified.weights import first_line
 from gapbench.records import InputError, Question
 
 if TYPE_CHECKING:
@@ -101,8 +102,7 @@ def load(files: Files, vocabulary: int) -> Text:
         with silent("transformers"):
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # broken files raise what their parsers raise
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{folder}: the tokenizer cannot be read: {line}") from None
+        raise InputError(f"{folder}: the tokenizer cannot be read: {first_line(error)}") from None
     if len(tokenizer) > vocabulary:
         raise InputError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model {vocabulary}")
 
@@ -132,7 +132,6 @@ def _try(text: Text, folder: Path) -> None:
     try:
         before, after = text.stretches(asked)
     except Exception as error:  # Jinja's, or a picture that was left out
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{folder}: the chat template cannot be used: {line}") from None
+        raise InputError(f"{folder}: the chat template cannot be used: {first_line(error)}") from None
     if asked.text in before or asked.text not in after:
         raise InputError(f"{folder}: the chat template does not put a question's text after its picture")

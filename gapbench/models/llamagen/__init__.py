@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gapbench.records import InputError, Sampling
+from gapbench.records import Sampling
 
 if TYPE_CHECKING:
     from gapbench.models.llamagen.model import LlamaGen
@@ -16,16 +16,7 @@ def load(entry: Entry, device: str | None, dtype: str | None) -> LlamaGen:
     from gapbench.models import zoo
     from gapbench.models.llamagen import files
 
-    place = zoo.device_of(device)
-    kind = zoo.dtype_of(dtype, place)
-    if entry.folder is not None:
-        found = files.local_files(entry.folder)
-    else:
-        try:
-            found = files.hub_files(entry.repo, entry.target, entry.revision)
-        except InputError as error:
-            raise InputError(f"{entry.name}: {error}") from None
-
+    found, place, kind = zoo.found(entry, device, dtype, files.local_files, files.hub_files)
     # Only now: these take seconds to import, and what is missing should be said at once.
     from gapbench.models.llamagen import checkpoint
     from gapbench.models.llamagen.model import LlamaGen

@@ -9,15 +9,14 @@ chance; here every tensor is accounted for.
 from __future__ import annotations
 
 import argparse
-import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gapbench.hub import fingerprint
 from gapbench.models.llamagen import text
@@ -27,7 +26,7 @@ from gapbench.models.llamagen.files import Files
 from gapbench.models.llamagen.gpt import Gpt, rotary
 from gapbench.models.llamagen.text import Captions
 from gapbench.models.llamagen.vq import VqTokenizer
-from gapbench.models.show_o.checkpoint import finite, open_weights, read_header
+from gapbench.models.unified.weights import Filled, Tensors, fill, open_weights, read_header
 from gapbench.records import InputError
 
 BELOW = ("model", "module", "state_dict")
@@ -48,9 +47,9 @@ class Parts:
 def load(files: Files, device: torch.device, dtype: torch.dtype, name: str) -> Parts:
     """Read everything. The image tokenizer stays in float32, where alone its codes are exact."""
     gpt, vq = build(files.sizes)
-    fill(gpt, files.gpt, device, dtype, GPT_BUFFERS)
+    fill({"": Filled(gpt, dtype)}, [files.gpt], device, GPT_BUFFERS, open_checkpoint, "its sizes")
     gpt.rotary = rotary(gpt.config).to(device)  # in no file, and float32 whatever the dtype
-    fill(vq, files.vq, device, torch.float32, VQ_BUFFERS)
+    fill({"": Filled(vq, torch.float32)}, [files.vq], device, VQ_BUFFERS, open_checkpoint, "its sizes")
     weights = {"language_model": fingerprint(files.gpt), "image_tokenizer": fingerprint(files.vq)}
     if files.text_encoder is None:
         conditions: Captions | Classes = Classes(gpt.cls_embedding)
@@ -67,34 +66,7 @@ def build(sizes: Sizes) -> tuple[Gpt, VqTokenizer]:
         return Gpt(sizes.gpt), VqTokenizer(sizes.vq)
 
 
-def fill(module: nn.Module, file: Path, device: torch.device, dtype: torch.dtype, unused: str) -> None:
-    """Fill a module that is on the meta device; all its tensors become `dtype`.
-
-    They must be there, in their shapes and with finite values, and none else that `unused` does not match.
-    """
-    shapes, read = open_checkpoint(file, device)
-    wanted = module.state_dict()
-    if missing := [key for key in wanted if key not in shapes]:
-        raise InputError(f"{file}: tensor {missing[0]} is missing{_more(missing)}")
-    if odd := [key for key in shapes if key not in wanted and not re.fullmatch(unused, key)]:
-        raise InputError(f"{file}: tensor {odd[0]} is unexpected{_more(odd)}")
-    for key, value in wanted.items():
-        if shapes[key] != tuple(value.shape):
-            raise InputError(f"{file}: tensor {key} has shape {shapes[key]}, wanted {tuple(value.shape)} by its sizes")
-    state = {}
-    for key in wanted:
-        source = read(key)
-        if not source.is_floating_point():
-            raise InputError(f"{file}: tensor {key} has dtype {source.dtype}, wanted a floating one")
-        # A copy in any case: what is read may be a view of the file, which may change under a running model.
-        state[key] = source.to(device, dtype, copy=True)
-        if not finite(state[key]):
-            why = f"that do not fit {dtype}" if finite(source) else "that are not finite"
-            raise InputError(f"{file}: tensor {key} has values {why}")
-    module.load_state_dict(state, assign=True)
-
-
-def open_checkpoint(file: Path, device: torch.device) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Tensor]]:
+def open_checkpoint(file: Path, device: torch.device) -> Tensors:
     """Shapes of a model's tensors, and how to read one."""
     if file.suffix == ".safetensors":
         return open_weights(file, device)
@@ -111,7 +83,3 @@ def open_checkpoint(file: Path, device: torch.device) -> tuple[dict[str, tuple[i
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{file}: holds no tensors by name, neither below {', '.join(BELOW)} nor alone")
     return {key: tuple(value.shape) for key, value in state.items()}, state.__getitem__
-
-
-def _more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

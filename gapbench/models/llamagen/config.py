@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from gapbench.models.show_o.files import read_json
+from gapbench.models.unified.files import read_json
 from gapbench.records import InputError
 
 MODEL_TYPE = "llamagen"  # in config.json

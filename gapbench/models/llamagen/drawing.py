@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gapbench.models.llamagen.gpt import Condition, Gpt, visible_causal
-from gapbench.models.llamagen.sampling import Choice, Sampler, code_probs, guided
-from gapbench.models.show_o.backbone import KeyValues
+from gapbench.models.llamagen.sampling import Choice, Sampler, code_probs
+from gapbench.models.unified.backbone import KeyValues
+from gapbench.models.unified.sampling import guided
 
 
 @torch.inference_mode()

@@ -8,13 +8,13 @@ text encoder of the text-conditional ones is a repository of its own. Nothing he
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from gapbench import hub
 from gapbench.models.llamagen import config
-from gapbench.models.show_o.files import CONFIG, read_json
+from gapbench.models.unified.files import CONFIG, shards, weights_in
 from gapbench.records import InputError
 
 LANGUAGE_MODEL = re.compile(r"[tc]2i_.*\.(pt|safetensors)")
@@ -94,12 +94,8 @@ def hub_files(repo: str, name: str, revision: str = "main") -> Files:
 
 def _local_text_encoder(folder: Path) -> TextEncoder:
     missing = [name for name in (CONFIG, TOKENIZER) if not (folder / name).is_file()]
-    weights = [folder / name for name in T5_WEIGHTS if (folder / name).is_file()][:1]
-    if not weights:
-        missing.append(" or ".join(T5_WEIGHTS))
-    elif weights[0].name in T5_INDEX:
-        weights = [folder / name for name in _shards(weights[0])]
-        missing += [path.name for path in weights if not path.is_file()]
+    weights, lacking = weights_in(folder, T5_WEIGHTS)
+    missing += lacking
     if missing:
         raise InputError(f"{folder} is no whole text encoder: {', '.join(missing)} missing; download {T5_REPO} again")
     return TextEncoder(folder, tuple(weights))
@@ -110,14 +106,5 @@ def _hub_text_encoder(advice: str) -> TextEncoder:
     weights = [first]
     if first.name in T5_INDEX:
         commit = hub.cached_commit(first) or "main"
-        weights = hub.fetch(T5_REPO, [(shard,) for shard in _shards(first)], commit, advice)
+        weights = hub.fetch(T5_REPO, [(shard,) for shard in shards(first)], commit, advice)
     return TextEncoder(told.parent, tuple(weights))
-
-
-def _shards(index: Path) -> Sequence[str]:
-    """Names of the files that an index spreads the tensors over."""
-    where = read_json(index).get("weight_map")
-    names = sorted(set(where.values())) if isinstance(where, dict) and where else []
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise InputError(f"{index}: weight_map does not name the files of tensors; download it again")
-    return names

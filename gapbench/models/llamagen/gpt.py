@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from gapbench.models.llamagen.config import TEXT, GptConfig
 
 if TYPE_CHECKING:
-    from gapbench.models.show_o.backbone import KeyValues
+    from gapbench.models.unified.backbone import KeyValues
 
 
 class Condition(NamedTuple):

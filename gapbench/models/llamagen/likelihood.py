@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gapbench.models.llamagen.gpt import Condition, Gpt
-from gapbench.models.llamagen.sampling import guided
+from gapbench.models.unified.sampling import guided
 
 
 def image_log_probs(gpt: Gpt, condition: Condition, codes_BN: Tensor, guidance: float = 1.0) -> Tensor:

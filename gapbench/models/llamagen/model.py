@@ -7,27 +7,24 @@ class-conditional, at every size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from gapbench.models.base import in_batches
 from gapbench.models.llamagen.config import TEXT
 from gapbench.models.llamagen.drawing import draw_codes
 from gapbench.models.llamagen.likelihood import image_log_probs
 from gapbench.models.llamagen.sampling import PUBLISHED, ItemChoice, Sampler
 from gapbench.models.llamagen.vq import to_images, to_pixels
-from gapbench.models.show_o.sampling import seed_of
+from gapbench.models.unified.pictures import decoded, drawn, encoded, shown
+from gapbench.models.unified.sampling import code_after_code, seed_of
 from gapbench.records import Failure, InputError, Prompt, Sampling
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from gapbench.models.llamagen.checkpoint import Parts
-
-PICTURES_ENCODED_AT_ONCE = 16
 
 
 class LlamaGen:
@@ -60,31 +57,17 @@ class LlamaGen:
 
         Raises InputError for a number of steps: codes are drawn one after another.
         """
-        if sampling.steps is not None:
-            raise InputError(f"--steps {sampling.steps}: {self.name} draws code after code; leave --steps out")
-        own = PUBLISHED[self.kind]
-
-        def chosen(name: str) -> float:
-            values = (getattr(from_, name) for from_ in (sampling, self.defaults, own))
-            return next(value for value in values if value is not None)
-
-        return replace(own, guidance=chosen("guidance"), temperature=chosen("temperature"))
+        return code_after_code(self.name, PUBLISHED[self.kind], self.defaults, sampling)
 
     def draw(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Image.Image | Failure]:
-        for codes in self.draw_codes(prompts, sampling):
-            if isinstance(codes, Failure):
-                yield codes
-            else:
-                yield from self.decode([codes])
+        return shown(self.draw_codes(prompts, sampling), self.decode)
 
     def draw_codes(self, prompts: Sequence[Prompt], sampling: Sampling) -> Iterator[Tensor | Failure]:
         """The drawings as image codes, (N,) int64 each."""
         how = self.settings(sampling)
-        refusals = [self.parts.conditions.refusal(prompt.text) for prompt in prompts]
-        drawable = [prompt for prompt, refusal in zip(prompts, refusals, strict=True) if refusal is None]
-        drawn = in_batches(drawable, self.images_per_batch, lambda batch: self._draw_batch(batch, how))
-        for refusal in refusals:
-            yield next(drawn) if refusal is None else Failure(refusal)
+        whys = [self.parts.conditions.refusal(prompt.text) for prompt in prompts]
+        refusals = [None if why is None else Failure(why) for why in whys]
+        yield from drawn(prompts, refusals, self.images_per_batch, lambda batch: self._draw_batch(batch, how))
 
     @torch.inference_mode()
     def _draw_batch(self, prompts: Sequence[Prompt], how: Sampler) -> list[Tensor]:
@@ -97,24 +80,14 @@ class LlamaGen:
     # --- pictures and codes ------------------------------------------------------------------------------------------
 
     def encode(self, images: Sequence[Image.Image]) -> Iterator[Tensor]:
-        """Codes (N,) int64 of pictures of any size. Full float32: with TF32, codes near a boundary flip."""
-
-        def work(batch: Sequence[Image.Image]) -> list[Tensor]:
-            pixels = torch.stack([to_pixels(image, self.resolution) for image in batch])
-            with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-                return list(self.parts.vq.encode(pixels.to(self.gpt.device)).cpu())
-
-        return in_batches(images, PICTURES_ENCODED_AT_ONCE, work)
+        """Codes (N,) int64 of pictures of any size."""
+        encode = self.parts.vq.encode
+        return encoded(images, lambda image: to_pixels(image, self.resolution), encode, self.gpt.device)
 
     def decode(self, codes: Sequence[Tensor]) -> Iterator[Image.Image]:
         """The pictures of codes (N,) int64 each."""
-
-        @torch.inference_mode()
-        def work(batch: Sequence[Tensor]) -> list[Image.Image]:
-            codes_BN = torch.stack(list(batch)).to(self.gpt.device)
-            return to_images(self.parts.vq.decode(codes_BN, self.side, self.side))
-
-        return in_batches(codes, PICTURES_ENCODED_AT_ONCE, work)
+        vq, side = self.parts.vq, self.side
+        return decoded(codes, lambda codes_BN: to_images(vq.decode(codes_BN, side, side)), self.gpt.device)
 
     # --- likelihoods for training ------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gapbench.models.llamagen.config import CLASS, TEXT
-from gapbench.models.show_o.sampling import pick
+from gapbench.models.unified.sampling import pick, uniforms
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +55,6 @@ class Choice(Protocol):
         ...
 
 
-def guided(logits: Tensor, guidance: float) -> Tensor:
-    """(B,...) of conditional rows and as many unconditional ones (2B,...)."""
-    given, without = logits.chunk(2)
-    return without + guidance * (given - without)
-
-
 def code_probs(logits_BV: Tensor, how: Sampler) -> Tensor:
     """(B,V) float32: of what remains after top-k (ties with the k-th stay) and then top-p.
 
@@ -80,14 +74,10 @@ def code_probs(logits_BV: Tensor, how: Sampler) -> Tensor:
 
 
 class ItemChoice:
-    """A generator per item, so that an item's drawing does not depend on what is drawn beside it.
-
-    All uniforms of an item are drawn on the CPU, so devices see the same noise.
-    """
+    """A generator per item, so that an item's drawing does not depend on what is drawn beside it."""
 
     def __init__(self, seeds: Sequence[int], positions: int, device: torch.device) -> None:
-        draws = [torch.rand(positions, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        self._uniform_NB = torch.stack(draws, dim=-1).to(device)
+        self._uniform_NB = torch.stack(uniforms(seeds, positions), dim=-1).to(device)
 
     def __call__(self, position: int, probs_BV: Tensor) -> Tensor:
         return pick(probs_BV, self._uniform_NB[position])

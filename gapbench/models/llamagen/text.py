@@ -18,7 +18,7 @@ from gapbench.hub import silent
 from gapbench.models.llamagen.captions import cleaned
 from gapbench.models.llamagen.files import TOKENIZER, TextEncoder
 from gapbench.models.llamagen.gpt import CaptionEmbedder, Condition
-from gapbench.models.show_o.checkpoint import read_header
+from gapbench.models.unified.weights import first_line, read_header
 from gapbench.records import InputError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def load(files: TextEncoder, width: int, device: torch.device, dtype: torch.dtyp
                 output_loading_info=True,
             )
     except Exception as error:  # broken files raise what their parsers raise
-        raise InputError(f"{folder}: the text encoder cannot be read: {_line(error)}") from None
+        raise InputError(f"{folder}: the text encoder cannot be read: {first_line(error)}") from None
     finally:
         if bar:
             logging.enable_progress_bar()
@@ -110,8 +110,3 @@ def load(files: TextEncoder, width: int, device: torch.device, dtype: torch.dtyp
     if len(tokenizer.encode("").ids) != 1:
         raise InputError(f"{folder}: the tokenizer does not end texts with one [eos], as T5's does")
     return t5.to(device).eval().requires_grad_(False), tokenizer
-
-
-def _line(error: Exception) -> str:
-    """The first line of a foreign error."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

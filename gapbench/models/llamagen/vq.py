@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gapbench.models.llamagen.config import VqConfig
-from gapbench.models.show_o.magvit import Attention, Resample, ResBlock
+from gapbench.models.unified.convolutions import Attention, Resample, ResBlock
 
 GROUPS = 32
 BLOCKS = 2  # of a level, and one more in the decoder

@@ -10,19 +10,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gapbench.hub import fingerprint, silent
-from gapbench.models.show_o.files import CLIP, Files, read_json
+from gapbench.models.show_o.files import CLIP, Files
 from gapbench.models.show_o.layout import SPECIAL, Layout
 from gapbench.models.show_o.magvit import Magvit, MagvitConfig
+from gapbench.models.unified.files import read_json
+from gapbench.models.unified.weights import and_more, first_line, open_weights, placed, read_header
 from gapbench.records import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 PREFIX, PROJECTOR = "showo.", "mm_projector."
 END_OF_TEXT = "<|endoftext|>"
-LFS = b"version https://git-lfs"
 # microsoft/phi-1_5; published checkpoints name it and leave its sizes out.
 PHI_1_5 = {
     "hidden_size": 2048,
@@ -152,7 +152,7 @@ def build_transformer(config: ShowOConfig, file: Path) -> tuple[PhiForCausalLM, 
         with torch.device("meta"), silent("transformers"):
             phi = PhiForCausalLM(PhiConfig(**sizes, attn_implementation="sdpa"))
     except Exception as error:  # whatever wrong sizes lead to
-        raise InputError(f"{file}: phi_config describes no Phi model: {_line(error)}") from None
+        raise InputError(f"{file}: phi_config describes no Phi model: {first_line(error)}") from None
     projector = None
     if config.w_clip_vit:
         ins, outs = config.clip_config.get("hidden_size", CLIP_L_336["hidden_size"]), phi.config.hidden_size
@@ -166,7 +166,7 @@ def build_magvit(file: Path | None, codebook_size: int, config_file: Path) -> Ma
     try:
         config = MagvitConfig.from_dict(read_json(file)) if file else MagvitConfig()
     except (ValueError, TypeError) as error:
-        raise error if isinstance(error, InputError) else InputError(f"{file}: {_line(error)}") from None
+        raise error if isinstance(error, InputError) else InputError(f"{file}: {first_line(error)}") from None
     if 2**config.bits != codebook_size:
         where = f"the image tokenizer ({file or 'published sizes'})"
         raise InputError(f"{config_file}: codebook_size is {codebook_size}, but {where} has {2**config.bits} codes")
@@ -186,7 +186,7 @@ def load_tokenizer(folder: Path, limit: int) -> tuple[PreTrainedTokenizerBase, i
             # Tidying would take spaces away from decoded text that the model wrote.
             tokenizer = reader.from_pretrained(folder, local_files_only=True, clean_up_tokenization_spaces=False)
     except Exception as error:  # broken files raise what their parsers raise
-        raise InputError(f"{folder}: the tokenizer cannot be read: {_line(error)}") from None
+        raise InputError(f"{folder}: the tokenizer cannot be read: {first_line(error)}") from None
     eot = tokenizer.eos_token_id
     if eot is None:
         eot = tokenizer.get_vocab().get(END_OF_TEXT)
@@ -224,7 +224,7 @@ def load_clip(folder: Path, config: ShowOConfig, device: torch.device, dtype: to
                 output_loading_info=True,
             )
     except Exception as error:  # as above
-        raise InputError(f"{folder}: CLIP cannot be read: {_line(error)}") from None
+        raise InputError(f"{folder}: CLIP cannot be read: {first_line(error)}") from None
     finally:
         if bar:
             logging.enable_progress_bar()
@@ -252,9 +252,9 @@ def fill(modules: Mapping[str, nn.Module], file: Path, device: torch.device, dty
     wanted = {start + key: value for start, module in modules.items() for key, value in module.state_dict().items()}
     if missing := [key for key in wanted if key not in names]:
         shown = missing[0] if missing[0].startswith(PROJECTOR) else prefix + missing[0]
-        raise InputError(f"{file}: tensor {shown} is missing{_more(missing)}")
+        raise InputError(f"{file}: tensor {shown} is missing{and_more(missing)}")
     if unexpected := [names[key] for key in names if key not in wanted]:
-        raise InputError(f"{file}: tensor {unexpected[0]} is unexpected{_more(unexpected)}")
+        raise InputError(f"{file}: tensor {unexpected[0]} is unexpected{and_more(unexpected)}")
     for key, value in wanted.items():
         if (shape := shapes[names[key]]) != tuple(value.shape):
             rows = key in ("model.embed_tokens.weight", "lm_head.weight", "lm_head.bias")
@@ -267,80 +267,6 @@ def fill(modules: Mapping[str, nn.Module], file: Path, device: torch.device, dty
             source = read(names[start + key])
             if source.is_floating_point() != value.is_floating_point():
                 raise InputError(f"{file}: tensor {names[start + key]} has dtype {source.dtype}, wanted {value.dtype}")
-            # A copy in any case: what is read may be a view of the file, which may change under a running model.
-            tensor = source.to(device, dtype if value.is_floating_point() else value.dtype, copy=True)
-            if not finite(tensor):
-                why = f" that do not fit {dtype}" if finite(source) else " that are not finite"
-                raise InputError(f"{file}: tensor {names[start + key]} has values{why}")
-            state[key] = tensor
+            kind = dtype if value.is_floating_point() else value.dtype
+            state[key] = placed(source, device, kind, f"{file}: tensor {names[start + key]}")
         module.load_state_dict(state, assign=True)
-
-
-def open_weights(file: Path, device: torch.device) -> tuple[dict[str, tuple[int, ...]], Callable[[str], Tensor]]:
-    """Shapes of all tensors, and how to read one: from safetensors each alone, right onto the device."""
-    header = read_header(file)
-    if header is not None:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            tensors = safe_open(file, framework="pt", device=str(device))
-        except SafetensorError as error:
-            raise InputError(f"{file}: not a sound safetensors file: {_line(error)}") from None
-        return {key: tuple(entry["shape"]) for key, entry in header.items()}, tensors.get_tensor
-
-    try:
-        state = torch.load(file, map_location="cpu", mmap=zipfile.is_zipfile(file), weights_only=True)
-    except Exception:  # torch raises a dozen kinds
-        why = "cannot be read with weights_only=True: it is damaged or holds more than tensors"
-        raise InputError(f"{file}: {why}. Convert it to safetensors where you trust it") from None
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise InputError(f"{file}: holds something other than tensors by name")
-    return {key: tuple(value.shape) for key, value in state.items()}, state.__getitem__
-
-
-def read_header(file: Path) -> dict[str, Any] | None:
-    """The entries of a safetensors file, checked against its length; None for .bin. InputError for LFS pointers.
-
-    Format: 8 bytes, the header's length, little-endian; the header in JSON; data, at offsets relative to its begin.
-    """
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        start = stream.read(len(LFS))
-        if start == LFS:
-            raise InputError(f"{file}: is a git-LFS pointer; run git lfs pull")
-        if file.suffix != ".safetensors":
-            return None
-        stream.seek(8)
-        length = int.from_bytes(start[:8], "little")
-        if len(start) < 9 or start[8:9] != b"{":
-            raise InputError(f"{file}: not a safetensors file")
-        if 8 + length > size:
-            raise InputError(f"{file}: cut off in its header; it has {size} bytes. Download it again")
-        try:
-            header = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            ends = sorted((entry["data_offsets"][1], key) for key, entry in header.items())
-        except (ValueError, AttributeError, LookupError, TypeError):
-            raise InputError(f"{file}: not a safetensors file") from None
-    for end, key in ends:
-        if 8 + length + end > size:
-            whole = 8 + length + ends[-1][0]
-            raise InputError(f"{file}: cut off in tensor {key}; it has {size} of {whole} bytes. Download it again")
-    return header
-
-
-def finite(tensor: Tensor) -> bool:
-    """Without a tensor of flags: the extremes tell."""
-    if not tensor.is_floating_point() or not tensor.numel():
-        return True
-    low, high = torch.aminmax(tensor)
-    return bool(torch.isfinite(low) & torch.isfinite(high))
-
-
-def _more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-
-
-def _line(error: Exception) -> str:
-    """The first line of a foreign error."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -13,9 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from gapbench.models.show_o.answering import picture_cache
-from gapbench.models.show_o.backbone import Backbone, KeyValues
 from gapbench.models.show_o.layout import Layout, visible_clip
+from gapbench.models.unified.backbone import Backbone, KeyValues, picture_cache
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

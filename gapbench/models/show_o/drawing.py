@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gapbench.models.show_o.backbone import Backbone, KeyValues
-from gapbench.models.show_o.layout import Layout, visible_drawing
+from gapbench.models.show_o.layout import Layout
 from gapbench.models.show_o.sampling import MASKED, MaskGit, Noise, Trace, sample_codes
+from gapbench.models.unified.backbone import Backbone, prompt_cache
 
 
 @torch.inference_mode()
@@ -39,7 +39,7 @@ def draw_codes(
     blocks = [layout.prompt_block(text) for text in texts]
     if settings.guidance > 0:
         blocks += [layout.prompt_block([])] * count
-    cache, pads = prompt_cache(backbone, layout, blocks)
+    cache, _, pads = prompt_cache(backbone, blocks, image_tokens + 2)
 
     text_length, rows = cache.length, len(blocks)
     offset_R1 = text_length - pads[:, None]
@@ -59,22 +59,3 @@ def draw_codes(
         )
 
     return sample_codes(logits, initial_BN.to(device), settings, noise, trace)
-
-
-def prompt_cache(backbone: Backbone, layout: Layout, blocks: Sequence[Sequence[int]]) -> tuple[KeyValues, Tensor]:
-    """Keys and values of the prompts, one row per block, with room for an image; and each row's left pads (R,).
-
-    Equal blocks are computed once. Pads only align the rows of this batch: they are hidden and take no position.
-    """
-    distinct = list(dict.fromkeys(tuple(block) for block in blocks))
-    length = max(len(block) for block in distinct)
-    pads = torch.tensor([length - len(block) for block in distinct], device=backbone.device)
-    ids = torch.tensor([[layout.pad] * (length - len(block)) + list(block) for block in distinct])
-    cache = KeyValues(length)
-    positions = (torch.arange(length, device=backbone.device) - pads[:, None]).clamp(min=0)
-    visible = visible_drawing(pads, length, length)[:, None]
-    backbone.hidden(ids.to(backbone.device), visible, positions, cache)
-    cache.keep(length)
-    index = {block: row for row, block in enumerate(distinct)}
-    rows = torch.tensor([index[tuple(block)] for block in blocks], device=backbone.device)
-    return cache.select(rows, length + layout.image_tokens + 2), pads[rows]

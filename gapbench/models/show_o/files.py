@@ -7,18 +7,16 @@ are repositories of their own. Nothing heavy is imported here.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gapbench import hub
 from gapbench.hub import cached_commit
+from gapbench.models.unified.files import CONFIG, read_json
 from gapbench.records import InputError
 
-CONFIG = "config.json"
 WEIGHTS = ("pytorch_model.safetensors", "model.safetensors", "pytorch_model.bin")
 TOKENIZER = (("tokenizer.json",), ("tokenizer_config.json",))
 CLIP = ((CONFIG,), WEIGHTS[1:])
@@ -110,16 +108,6 @@ def find_weights(folder: Path) -> Path | None:
     steps.sort(key=lambda path: int(path.name.partition("-")[2]), reverse=True)
     places = [folder, *(place / "unwrapped_model" for place in (folder, *steps))]
     return next((found for place in places if (found := _first(place, WEIGHTS))), None)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds a JSON {type(values).__name__}, no object")
-    return values
 
 
 def _first(folder: Path, names: Sequence[str]) -> Path | None:

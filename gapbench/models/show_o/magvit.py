@@ -19,11 +19,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from gapbench.models.unified.convolutions import Resample, ResBlock, middle
 
 
 @dataclass(frozen=True)
@@ -59,54 +59,6 @@ class MagvitConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
-
-
-class ResBlock(nn.Module):
-    """(B,ins,H,W) -> (B,outs,H,W): norm, swish, conv, twice, around a shortcut that is 1x1 where the width changes."""
-
-    def __init__(self, ins: int, outs: int, groups: int) -> None:
-        super().__init__()
-        self.norm1 = nn.GroupNorm(groups, ins, eps=1e-6)
-        self.conv1 = nn.Conv2d(ins, outs, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, outs, eps=1e-6)
-        self.conv2 = nn.Conv2d(outs, outs, 3, padding=1)
-        self.nin_shortcut = nn.Conv2d(ins, outs, 1) if ins != outs else nn.Identity()
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        y = self.conv1(F.silu(self.norm1(x_BCHW)))
-        return self.nin_shortcut(x_BCHW) + self.conv2(F.silu(self.norm2(y)))
-
-
-class Attention(nn.Module):
-    """(B,C,h,w) -> same: one head as wide as the channels, every position sees every position."""
-
-    def __init__(self, channels: int, groups: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(groups, channels, eps=1e-6)
-        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
-
-    def forward(self, x_BChw: Tensor) -> Tensor:
-        y = self.norm(x_BChw)
-        q_B1NC, k_B1NC, v_B1NC = (conv(y).flatten(2).transpose(1, 2).unsqueeze(1) for conv in (self.q, self.k, self.v))
-        y_B1NC = F.scaled_dot_product_attention(q_B1NC, k_B1NC, v_B1NC)
-        return x_BChw + self.proj_out(y_B1NC.squeeze(1).transpose(1, 2).reshape(x_BChw.shape))
-
-
-def middle(width: int, groups: int) -> nn.Sequential:
-    block_1, block_2 = (ResBlock(width, width, groups) for _ in range(2))
-    return nn.Sequential(OrderedDict(block_1=block_1, attn_1=Attention(width, groups), block_2=block_2))
-
-
-class Resample(nn.Module):
-    """(B,C,H,W) -> halved (padded on the right and at the bottom only) or doubled (nearest neighbour), and a conv."""
-
-    def __init__(self, channels: int, up: bool) -> None:
-        super().__init__()
-        self.up = up
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1) if up else nn.Conv2d(channels, channels, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0) if self.up else F.pad(x, (0, 1, 0, 1)))
 
 
 def level(ins: int, outs: int, blocks: int, groups: int, **resample: nn.Module) -> nn.Sequential:
@@ -224,26 +176,3 @@ class Magvit(nn.Module):
         if codes_BN.numel() and not 0 <= int(codes_BN.min()) <= int(codes_BN.max()) < self.codebook_size:
             raise ValueError(f"codes must lie in 0..{self.codebook_size - 1}; take token offset and mask ids out first")
         return self.decoder(self.code_vectors(codes_BN.unflatten(1, (height, width))))
-
-
-def to_pixels(image: Image.Image, resolution: int) -> Tensor:
-    """Picture of any mode and size -> (3,R,R) float32 in [-1,1]: shorter side to R (bicubic), centre crop, normalise.
-
-    Sides and crop are rounded as torchvision's Resize and CenterCrop round them, so codes agree with the reference.
-    """
-    image = image.convert("RGB")
-    width, height = image.size
-    longer = int(resolution * max(width, height) / min(width, height))
-    size = (resolution, longer) if width <= height else (longer, resolution)
-    image = image.resize(size, Image.Resampling.BICUBIC)
-    left, top = (round((side - resolution) / 2) for side in size)
-    image = image.crop((left, top, left + resolution, top + resolution))
-    pixels_HW3 = torch.from_numpy(np.array(image))
-    return pixels_HW3.permute(2, 0, 1).contiguous().float().div(255).sub(0.5).div(0.5)
-
-
-def to_images(decoded_B3HW: Tensor) -> list[Image.Image]:
-    """Decoder output (B,3,H,W) -> RGB pictures; fractions of a grey level are cut off, not rounded, as in Show-o."""
-    levels = ((decoded_B3HW.detach().float() + 1) / 2).clamp(0, 1) * 255
-    pictures_BHW3 = levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture) for picture in pictures_BHW3]

@@ -9,7 +9,6 @@ Shape suffixes: B images, N codes of an image, C code book, M masked positions o
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from gapbench.models.unified.sampling import pick, uniforms
 
 MASKED = -1
 
@@ -47,14 +48,10 @@ class Noise(Protocol):
 
 
 class ItemNoise:
-    """A generator per item, so that an item's drawing does not depend on what is drawn beside it.
-
-    All uniforms of an item are drawn on the CPU, so devices see the same noise.
-    """
+    """A generator per item, so that an item's drawing does not depend on what is drawn beside it."""
 
     def __init__(self, seeds: Sequence[int], steps: int, image_tokens: int, device: torch.device) -> None:
-        draws = [torch.rand((steps, 2, image_tokens), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        self._uniform_TB2N = torch.stack(draws, dim=1).to(device)
+        self._uniform_TB2N = torch.stack(uniforms(seeds, steps, 2, image_tokens), dim=1).to(device)
 
     def codes(self, step: int, probs_MC: Tensor, masked_BN: Tensor) -> Tensor:
         return pick(probs_MC, self._uniform_TB2N[step, :, 0][masked_BN])
@@ -89,19 +86,6 @@ class GivenNoise:
 
     def uniforms(self, step: int, masked_BN: Tensor) -> Tensor:
         return self._uniforms[step]
-
-
-def pick(probs_MC: Tensor, uniform_M: Tensor) -> Tensor:
-    """One sample of each distribution, (M,) int64, by inverting it: one uniform a row, not one a row and column."""
-    cumulative_MC = probs_MC.cumsum(dim=-1)
-    target_M1 = uniform_M[:, None] * cumulative_MC[:, -1:]
-    # The first column to exceed the target, so that one of probability 0 is never picked.
-    return torch.searchsorted(cumulative_MC, target_M1, right=True).squeeze(-1).clamp(max=probs_MC.shape[-1] - 1)
-
-
-def seed_of(text: str, seed: int) -> int:
-    """The generator seed of an item. Mixing the text in keeps different prompts of one seed independent."""
-    return int.from_bytes(hashlib.sha256(f"{seed}\n{text}".encode()).digest()[:8]) >> 1
 
 
 def remask_count(step: int, steps: int, image_tokens: int) -> int:

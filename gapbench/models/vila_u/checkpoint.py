@@ -6,17 +6,16 @@ going from the file straight to its device and dtype; every tensor that the file
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gapbench.hub import fingerprint, silent
-from gapbench.models.show_o.checkpoint import finite, open_weights
+from gapbench.models.unified.weights import Filled, fill, first_line
 from gapbench.models.vila_u import config, text
 from gapbench.models.vila_u.depth import DepthTransformer
 from gapbench.models.vila_u.files import Files
@@ -43,13 +42,6 @@ class Parts:
     text: Text
     positions: int
     provenance: Mapping[str, Any]
-
-
-class Filled(NamedTuple):
-    """A module to be filled, and what its floating tensors become."""
-
-    module: nn.Module
-    dtype: torch.dtype
 
 
 def load(files: Files, device: torch.device, dtype: torch.dtype, name: str) -> Parts:
@@ -88,8 +80,7 @@ def build(
             of_llama = LlamaConfig(**sizes.llama, tie_word_embeddings=False, attn_implementation="sdpa")
             llama = LlamaForCausalLM(of_llama)
     except Exception as error:  # whatever wrong sizes lead to
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{llm_file}: describes no Llama: {line}") from None
+        raise InputError(f"{llm_file}: describes no Llama: {first_line(error)}") from None
     ins, outs = sizes.depth.vision_width, sizes.depth.text_width
     with torch.device("meta"):
         layers: list[nn.Module] = [nn.Linear(ins, outs)]
@@ -107,43 +98,3 @@ def unused_tensors(sizes: config.Vision) -> str:
     books = r"\d+\.(embed_ema|cluster_size_ema)" + (r"|[1-9]\d*\.weight" if sizes.shared_codebook else "")
     scale = "logit_(scale|bias)"
     return rf"rqvaesiglip\.(siglip_model\.({siglip}|{scale})|{scale}|quantizer\.codebooks\.({books}))"
-
-
-def fill(parts: Mapping[str, Filled], files: Sequence[Path], device: torch.device, unused: str = "(?!)") -> None:
-    """Fill modules that are on the meta device from one or more files; keys say what stands before their names there.
-
-    The wanted tensors must be there, in their shapes and with finite values, and none that `unused` does not match.
-    """
-    found: dict[str, tuple[Path, tuple[int, ...], Callable[[str], Tensor]]] = {}
-    for file in files:
-        shapes, read = open_weights(file, device)
-        found |= {key: (file, shape, read) for key, shape in shapes.items()}
-    place = files[0] if len(files) == 1 else files[0].parent
-    wanted = {start + key: value for start, part in parts.items() for key, value in part.module.state_dict().items()}
-    if missing := [key for key in wanted if key not in found]:
-        raise InputError(f"{place}: tensor {missing[0]} is missing{_more(missing)}")
-    if odd := [key for key in found if key not in wanted and not re.fullmatch(unused, key)]:
-        raise InputError(f"{found[odd[0]][0]}: tensor {odd[0]} is unexpected{_more(odd)}")
-    for key, value in wanted.items():
-        file, shape, _ = found[key]
-        if shape != tuple(value.shape):
-            raise InputError(f"{file}: tensor {key} has shape {shape}, wanted {tuple(value.shape)} by the config")
-
-    for start, (module, dtype) in parts.items():
-        state = {}
-        for key in module.state_dict():
-            file, _, read = found[start + key]
-            source = read(start + key)
-            if not source.is_floating_point():
-                raise InputError(f"{file}: tensor {start + key} has dtype {source.dtype}, wanted a floating one")
-            # A copy in any case: what is read may be a view of the file, which may change under a running model.
-            tensor = source.to(device, dtype, copy=True)
-            if not finite(tensor):
-                why = f"that do not fit {dtype}" if finite(source) else "that are not finite"
-                raise InputError(f"{file}: tensor {start + key} has values {why}")
-            state[key] = tensor
-        module.load_state_dict(state, assign=True)
-
-
-def _more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""

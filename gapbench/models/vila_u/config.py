@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from gapbench.models.show_o.files import read_json
+from gapbench.models.unified.files import read_json
 from gapbench.models.vila_u.files import MODEL_TYPE, Files
 from gapbench.records import InputError
 

@@ -14,16 +14,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gapbench.models.show_o.backbone import KeyValues
-from gapbench.models.vila_u.backbone import LlamaBackbone, positions_after, visible_causal
+from gapbench.models.unified.backbone import Backbone, prompt_cache
+from gapbench.models.unified.sampling import guided
 from gapbench.models.vila_u.depth import DepthTransformer
-from gapbench.models.vila_u.sampling import Choice, guided
+from gapbench.models.vila_u.sampling import Choice
 from gapbench.models.vila_u.vision import Quantizer, VisionTokenizer
 
 
 @torch.inference_mode()
 def draw_codes(
-    backbone: LlamaBackbone,
+    backbone: Backbone,
     projector: nn.Module,
     vision: VisionTokenizer,
     depth: DepthTransformer,
@@ -65,20 +65,3 @@ def _one_position(
         sum_BC = vector_BC if sum_BC is None else sum_BC + vector_BC
         codes.append(code_B)
     return torch.stack(codes, dim=-1), sum_BC
-
-
-def prompt_cache(backbone: LlamaBackbone, rows: Sequence[Sequence[int]], room: int) -> tuple[KeyValues, Tensor, Tensor]:
-    """Keys and values of the rows, with room for more positions, their last hidden states (R,T) and left pads (R,).
-
-    Equal rows are computed once. Pads only align the rows of this batch: they are hidden and take no position.
-    """
-    distinct = list(dict.fromkeys(tuple(row) for row in rows))
-    length = max(map(len, distinct))
-    pads = torch.tensor([length - len(row) for row in distinct], device=backbone.device)
-    ids = torch.tensor([[0] * (length - len(row)) + list(row) for row in distinct], device=backbone.device)
-    cache = KeyValues(length)
-    hidden = backbone.hidden(ids, visible_causal(pads, length), positions_after(pads, length), cache)[:, -1]
-    cache.keep(length)
-    index = {row: number for number, row in enumerate(distinct)}
-    at = torch.tensor([index[tuple(row)] for row in rows], device=backbone.device)
-    return cache.select(at, length + room), hidden[at], pads[at]

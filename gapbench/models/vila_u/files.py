@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gapbench import hub
-from gapbench.models.show_o.files import CONFIG, read_json
+from gapbench.models.unified.files import CONFIG, shards
 from gapbench.records import InputError
 
 MODEL_TYPE = "vila_u_llama"  # in config.json
@@ -59,7 +59,7 @@ def local_files(folder: Path) -> Files:
         file = first(part, WEIGHTS)
         weights[part] = (file,)
         if file.name == INDEX and file.is_file():
-            weights[part] = tuple(first(part, (name,)) for name in _shards(file))
+            weights[part] = tuple(first(part, (name,)) for name in shards(file))
     if missing:
         raise InputError(f"{folder} is no whole VILA-U checkpoint: {', '.join(missing)} missing; download it again")
     llm, vision, projector = (Part(configs[part], weights[part]) for part in PARTS)
@@ -77,17 +77,8 @@ def hub_files(repo: str, revision: str = "main") -> Files:
     commit = hub.cached_commit(config) or revision
     parts = []
     for name, part_config, file in zip(PARTS, configs, (llm, vision, projector), strict=True):
-        shards = [file]
+        weights = [file]
         if file.name == INDEX:
-            shards = hub.fetch(repo, [(f"{name}/{shard}",) for shard in _shards(file)], commit, advice)
-        parts.append(Part(part_config, tuple(shards)))
+            weights = hub.fetch(repo, [(f"{name}/{shard}",) for shard in shards(file)], commit, advice)
+        parts.append(Part(part_config, tuple(weights)))
     return Files(config, *parts, tokenizer, {"repo": repo, "revision": revision, "commit": commit})
-
-
-def _shards(index: Path) -> list[str]:
-    """Names of the files that an index spreads the tensors over."""
-    where = read_json(index).get("weight_map")
-    names = sorted(set(where.values())) if isinstance(where, dict) and where else []
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
-        raise InputError(f"{index}: weight_map does not name the files of tensors; download it again")
-    return names

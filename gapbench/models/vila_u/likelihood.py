@@ -12,18 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gapbench.models.vila_u.backbone import LlamaBackbone, positions_after, visible_causal
+from gapbench.models.unified.backbone import Backbone
+from gapbench.models.unified.likelihood import drawn_states
+from gapbench.models.unified.sampling import guided
 from gapbench.models.vila_u.depth import DepthTransformer
-from gapbench.models.vila_u.sampling import guided
 from gapbench.models.vila_u.vision import Quantizer
 
 
 def image_states(
-    backbone: LlamaBackbone,
+    backbone: Backbone,
     projector: nn.Module,
     quantizer: Quantizer,
     rows: Sequence[Sequence[int]],
@@ -33,13 +33,7 @@ def image_states(
 
     rows: token ids of the prompts, up to and with <im_start>.
     """
-    length, device = max(map(len, rows)), backbone.device
-    pads_R = torch.tensor([length - len(row) for row in rows], device=device)
-    ids_RL = torch.tensor([[0] * (length - len(row)) + list(row) for row in rows], device=device)
-    image_RNT = projector(quantizer.features(codes_RND[:, :-1]).to(backbone.dtype))
-    inputs = torch.cat([backbone.embed(ids_RL), image_RNT], dim=1)
-    whole = inputs.shape[1]
-    return backbone.hidden(inputs, visible_causal(pads_R, whole), positions_after(pads_R, whole))[:, length - 1 :]
+    return drawn_states(backbone, rows, projector(quantizer.features(codes_RND[:, :-1]).to(backbone.dtype)))
 
 
 def image_log_probs(
@@ -49,22 +43,3 @@ def image_log_probs(
     vectors_MDC = quantizer.vectors(codes_BND).flatten(0, 1).repeat(len(states_RNT) // len(codes_BND), 1, 1)
     logits_BNDK = guided(depth(states_RNT.flatten(0, 1), vectors_MDC).unflatten(0, states_RNT.shape[:2]), guidance)
     return -F.cross_entropy(logits_BNDK.movedim(-1, 1), codes_BND, reduction="none")
-
-
-def text_log_likelihood(
-    backbone: LlamaBackbone, prefix_BLT: Tensor, texts: Sequence[Sequence[int]], scored: Sequence[int]
-) -> Tensor:
-    """(B,) float32: the sum over the last `scored` tokens of each text, which follows a prefix of embeddings."""
-    length, device = max(map(len, texts)), backbone.device
-    # Pads stand at the end, where causality hides them from all that is scored.
-    ids_BL = torch.tensor([[*text, *[0] * (length - len(text))] for text in texts], device=device)
-    inputs = torch.cat([prefix_BLT, backbone.embed(ids_BL[:, :-1])], dim=1)
-    no_pads_1, whole = torch.zeros(1, dtype=torch.int64, device=device), inputs.shape[1]
-    hidden = backbone.hidden(inputs, visible_causal(no_pads_1, whole), positions_after(no_pads_1, whole))
-    hidden = hidden[:, prefix_BLT.shape[1] - 1 :]
-    at_BL = torch.arange(length, device=device)
-    ends_B1 = torch.tensor([[len(text)] for text in texts], device=device)
-    counts_B1 = torch.tensor([[count] for count in scored], device=device)
-    counted_BL = (at_BL >= ends_B1 - counts_B1) & (at_BL < ends_B1)
-    logs = -F.cross_entropy(backbone.logits(hidden[counted_BL]), ids_BL[counted_BL], reduction="none")
-    return torch.zeros(ids_BL.shape, device=device).masked_scatter(counted_BL, logs).sum(dim=1)

@@ -15,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gapbench.models.show_o.sampling import pick
+from gapbench.models.unified.sampling import pick, uniforms
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +40,6 @@ class Choice(Protocol):
         ...
 
 
-def guided(logits_RK: Tensor, guidance: float) -> Tensor:
-    """(B,K) of rows (B,K), or of prompted rows and as many unprompted ones (2B,K) with guidance other than 1."""
-    if guidance == 1:
-        return logits_RK
-    with_BK, without_BK = logits_RK.chunk(2)
-    return without_BK + guidance * (with_BK - without_BK)
-
-
 def code_probs(logits_BK: Tensor, how: Sampler) -> Tensor:
     """(B,K) float32: what remains after top-k (ties with the k-th stay) and then top-p, rescaled to sum to 1.
 
@@ -65,14 +57,10 @@ def code_probs(logits_BK: Tensor, how: Sampler) -> Tensor:
 
 
 class ItemChoice:
-    """A generator per item, so that an item's drawing does not depend on what is drawn beside it.
-
-    All uniforms of an item are drawn on the CPU, so devices see the same noise.
-    """
+    """A generator per item, so that an item's drawing does not depend on what is drawn beside it."""
 
     def __init__(self, seeds: Sequence[int], positions: int, depths: int, how: Sampler, device: torch.device) -> None:
-        draws = [torch.rand((positions, depths), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        self._uniform_NDB = torch.stack(draws, dim=-1).to(device)
+        self._uniform_NDB = torch.stack(uniforms(seeds, positions, depths), dim=-1).to(device)
         self._how = how
 
     def __call__(self, position: int, depth: int, logits_BK: Tensor) -> Tensor:

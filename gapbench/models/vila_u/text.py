@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gapbench.hub import silent
-from gapbench.models.show_o.layout import SYSTEM_PROMPT
+from gapbench.models.unified.answering import SYSTEM_PROMPT, Before
+from gapbench.models.unified.weights import first_line
 from gapbench.records import InputError
 
 if TYPE_CHECKING:
@@ -62,6 +63,11 @@ class Text:
         # Not verbose: it warns of texts longer than the model's positions, which are cut where they are used.
         return self.tokenizer(f" {text}", add_special_tokens=False, verbose=False).input_ids
 
+    def before_pictures(self, count: int, template: bool) -> Before:
+        """What stands before each picture: of a row's beginning, or since the picture before."""
+        first = (self.bos, *(self.tokens(BEFORE_PICTURES) if template else ()))
+        return (first, *(tuple(self.tokens(BETWEEN_PICTURES)) for _ in range(count - 1))) if count else ()
+
     def drawing_row(self, text: str) -> list[int]:
         return [self.bos, *self.tokens(drawing_text(text)), self.im_start]
 
@@ -82,8 +88,7 @@ def load(file: Path, vocabulary: int) -> Text:
     except InputError:
         raise
     except Exception as error:  # broken files raise what their parsers raise
-        line = next(iter(str(error).splitlines()), type(error).__name__)
-        raise InputError(f"{file}: the tokenizer cannot be read: {line}") from None
+        raise InputError(f"{file}: the tokenizer cannot be read: {first_line(error)}") from None
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     if bos is None or eos is None:
         raise InputError(f"{file}: the tokenizer has no token for the beginning or the end of a text")

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
-from gapbench.models.show_o.magvit import Attention, Resample, ResBlock, middle
+from gapbench.models.unified.convolutions import Attention, Resample, ResBlock, middle
 from gapbench.models.vila_u import config
 
 GROUPS = 32  # of the decoder's normalisation

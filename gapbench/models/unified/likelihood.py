@@ -1,10 +1,10 @@
-"""The likelihood of a text's end after Show-o's answering rows, about a picture or about none.
+"""Likelihoods: of texts after questions as they are measured, of captions and drawings as they are trained.
 
 How prompt and continuation are joined, and how texts are cut that are longer than the model's positions, are the rules
 of lm-evaluation-harness (`TemplateLM._encode_pair`; `get_rolling_token_windows` with a context of one token), so that
 numbers compare with those of other models there.
 
-Shape suffixes: B windows, L positions, M scored tokens of all windows, D width, V vocabulary.
+Shape suffixes: B windows or samples, R rows, L positions, N of an image, M scored tokens of all windows, D width.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from gapbench.models.show_o.backbone import Backbone, KeyValues
-from gapbench.models.show_o.layout import visible_answering
+from gapbench.models.unified.backbone import Backbone, KeyValues, left_padded, positions_after, visible_causal
 from gapbench.records import TextLikelihood
 
 LOGITS_AT_ONCE = 2048  # scored tokens; half a gigabyte at 58,498 columns
@@ -63,8 +63,8 @@ def score(
     length = max(map(len, inputs))
     # Pads stand at the end, where causality hides them from all that is scored.
     ids_BL = torch.tensor([[*row, *[0] * (length - len(row))] for row in inputs], device=device)
-    visible = visible_answering(prefix, prefix + length, device)[None, None, prefix:]
-    positions = torch.arange(prefix, prefix + length, device=device)[None]
+    at_K = torch.arange(prefix + length, device=device)
+    visible, positions = (at_K <= at_K[prefix:, None])[None, None], at_K[None, prefix:]
     # Nothing reads a text's own keys and values again, so without a picture none need to be held.
     cache = pictures.select(picture_of_B.to(device), prefix + length) if prefix else None
     hidden_BLD = backbone.hidden(ids_BL, visible, positions, cache)
@@ -81,3 +81,34 @@ def score(
         hits.append(logits.argmax(dim=-1) == target)
     by_window = zip(torch.cat(logs).cpu().double().split(counts), torch.cat(hits).cpu().split(counts), strict=True)
     return [TextLikelihood(float(log.sum()), len(log), bool(hit.all())) for log, hit in by_window]
+
+
+def text_log_likelihood(
+    backbone: Backbone, prefix_BLD: Tensor, texts: Sequence[Sequence[int]], scored: Sequence[int]
+) -> Tensor:
+    """(B,) float32: the sum over the last `scored` tokens of each text, which follows a prefix of embeddings."""
+    length, device = max(map(len, texts)), backbone.device
+    # Pads stand at the end, where causality hides them from all that is scored.
+    ids_BL = torch.tensor([[*text, *[0] * (length - len(text))] for text in texts], device=device)
+    inputs = torch.cat([prefix_BLD, backbone.embed(ids_BL[:, :-1])], dim=1)
+    no_pads_1, whole = torch.zeros(1, dtype=torch.int64, device=device), inputs.shape[1]
+    hidden = backbone.hidden(inputs, visible_causal(no_pads_1, whole), positions_after(no_pads_1, whole))
+    hidden = hidden[:, prefix_BLD.shape[1] - 1 :]
+    at_BL = torch.arange(length, device=device)
+    ends_B1 = torch.tensor([[len(text)] for text in texts], device=device)
+    counts_B1 = torch.tensor([[count] for count in scored], device=device)
+    counted_BL = (at_BL >= ends_B1 - counts_B1) & (at_BL < ends_B1)
+    logs = -F.cross_entropy(backbone.logits(hidden[counted_BL]), ids_BL[counted_BL], reduction="none")
+    return torch.zeros(ids_BL.shape, device=device).masked_scatter(counted_BL, logs).sum(dim=1)
+
+
+def drawn_states(backbone: Backbone, rows: Sequence[Sequence[int]], image_RND: Tensor) -> Tensor:
+    """(R,N+1,D): the hidden states that an image's codes are drawn from, at a row's last token and all of `image_RND`.
+
+    rows: token ids of the prompts, up to what an image begins with. image_RND: embeddings of all codes but the last.
+    """
+    ids_RL, pads_R = left_padded(rows, backbone.device)
+    inputs = torch.cat([backbone.embed(ids_RL), image_RND], dim=1)
+    whole = inputs.shape[1]
+    hidden = backbone.hidden(inputs, visible_causal(pads_R, whole), positions_after(pads_R, whole))
+    return hidden[:, ids_RL.shape[1] - 1 :]
