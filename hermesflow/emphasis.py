@@ -112,23 +112,6 @@ def taught(pair: Pair) -> tuple[str, ...]:
     return tuple(skill for skill, win, lose in right if win and lose is False) or pair.skills
 
 
-def probabilities(pairs: Sequence[Pair]) -> np.ndarray:
-    """How often to visit each pair where emphasis is realised by sampling: float64 (pairs,), sum 1.
-
-    In proportion to the mean weight of the sides that a pair has and that are trained. A pair visited with
-    probability p must then count 1 / (n p) of its weights, for the same gradient on average.
-    Raises InputError where no pair has a side with a weight.
-    """
-    shares = np.zeros(len(pairs))
-    for number, pair in enumerate(pairs):
-        sides = ((pair.captions, pair.understanding_weight), (pair.images, pair.generation_weight))
-        weights = [weight for side, weight in sides if side is not None and weight > 0]
-        shares[number] = sum(weights) / len(weights) if weights else 0.0
-    if not shares.any():
-        raise InputError(f"none of {len(pairs)} pairs has a side with a weight; curate more items")
-    return shares / math.fsum(shares)
-
-
 # --- Arithmetic -------------------------------------------------------------------------------------------------------
 
 

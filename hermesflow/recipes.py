@@ -19,7 +19,7 @@ from hermesflow.preferences import Rule
 from hermesflow.train import Training
 
 WAYS = ((1, 1.0), (3, 0.7), (4, 2.0), (None, 1.0), (None, 2.0))
-ITEMS, QUICK_ITEMS = 480, 48
+ITEMS, QUICK_ITEMS = 600, 48
 TRAINABLE = ("show_o", "janus")
 PUBLISHED_WIDTH = 1024  # no published model's language side is as narrow
 
@@ -28,7 +28,7 @@ def miniature(quick: bool = False) -> Loop:
     """Of show-o-mini on two CPU cores; reports/LOG.md tells what was tried."""
     images = 6 if quick else 8
     curation = replace(MINIATURE, images=images, ways=WAYS, caption_tokens=40, bfloat16=True)
-    pairs = Rule(image_threshold=0.6, image_margin=0.1, caption_margin=0.2, per_item=4, trust=0.85)
+    pairs = Rule(image_threshold=0.6, image_margin=0.15, caption_margin=0.2, per_item=2, trust=0.8)
     training = Training(
         loss=PairDPO(beta=0.5, balance=4.0),
         learning_rate=1e-4,

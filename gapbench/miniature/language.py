@@ -241,19 +241,20 @@ def photo_caption(scene: Scene, rng: random.Random) -> str | None:
     return f"a photo of {counted(1, (None, a.shape))} {joint} {counted(1, (None, b.shape))}"
 
 
-def random_query(scene: Scene, rng: random.Random) -> Query:
-    """A query that applies to the scene; yes/no queries are right half of the time."""
+KINDS = ("exists", "bound", "color", "shape", "size", "count", "related", "side")  # of random queries
+EVENLY = (16, 16, 12, 8, 5, 15, 18, 10)  # how often each
+
+
+def random_query(scene: Scene, rng: random.Random, weights: Sequence[float] = EVENLY) -> Query:
+    """A query that applies to the scene; yes/no queries are right half of the time. weights: of KINDS."""
     while True:
-        query = _draw_query(scene, rng)
+        query = _draw_query(scene, rng, weights)
         if query is not None and query.answer(scene.things) != NONE:
             return query
 
 
-def _draw_query(scene: Scene, rng: random.Random) -> Query | None:
-    kind = rng.choices(
-        ("exists", "bound", "color", "shape", "size", "count", "related", "side"),
-        weights=(16, 16, 12, 8, 5, 15, 18, 10),
-    )[0]
+def _draw_query(scene: Scene, rng: random.Random, weights: Sequence[float]) -> Query | None:
+    kind = rng.choices(KINDS, weights=weights)[0]
     thing = rng.choice(scene.things)
     yes = rng.random() < 0.5
     match kind:

@@ -1,13 +1,16 @@
 """The recipe of `show-o-mini`: the same Show-o code at 2.9 million parameters, trained on the world's training split.
 
-    python -m gapbench.miniature.train --out weights/show-o-mini            # an hour or two on two cores
+    python -m gapbench.miniature.train --out weights/show-o-mini            # about two hours on two cores
     python -m gapbench.miniature.train --out weights/show-o-mini --device cuda
 
-Three stages. The image tokenizer (MAGVIT-v2 at 1.9 million parameters) learns the code book of `tiles.py`: its encoder
+Six stages. The image tokenizer (MAGVIT-v2 at 1.9 million parameters) learns the code book of `tiles.py`: its encoder
 the bits of every code, its decoder the pixels, on random grids, coherent and not. The transformer learns both
 directions at once, as Show-o does: to draw, the masked codes of a picture under its caption (masked token prediction
 with a cosine mask rate); to answer, the text after a question, several questions about a picture sharing one row.
-Drawing comes later than answering, so a third stage goes on with it, and with every fourth batch of questions.
+Drawing comes later than answering, so a third stage goes on with it, and with every fourth batch of questions; counting
+and relations come last of all, so a fourth goes on with harder questions, and with every fourth batch of drawings. The
+fifth shows bad drawings among the pictures: a model that never saw a broken thing takes it for a whole one, and cannot
+judge what it draws. The last goes on with everything.
 Everything is drawn from the seed; the transformer sees scenes of the training split alone.
 """
 
@@ -27,11 +30,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from gapbench.miniature import eye, tiles, tokenizer
-from gapbench.miniature.language import Query, dense_caption, describe, photo_caption, random_query
-from gapbench.miniature.world import COLORS, GRID, SHAPES, SIZES, Scene, random_scene, scenes, split_of
+from gapbench.miniature import eye, lessons, tiles, tokenizer
+from gapbench.miniature.world import SHAPES, scenes
 from gapbench.models.show_o.layout import Layout, question_text, visible_drawing, visible_packed
-from gapbench.models.show_o.magvit import Magvit, MagvitConfig, to_images
+from gapbench.models.show_o.magvit import Magvit, MagvitConfig
+from gapbench.models.unified.pictures import to_images
 
 MAX_TEXT = 48
 PHI = {
@@ -57,33 +60,9 @@ MAGVIT = MagvitConfig(
 )
 
 
-def training_scene(rng: random.Random) -> Scene:
-    while True:
-        scene = random_scene(rng)
-        if split_of(scene) == "train":
-            return scene
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Stage 1: the image tokenizer
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def code_grids(rng: np.random.Generator, count: int) -> np.ndarray:
-    """(count, 36) codes of pictures of any density, every second one with codes swapped as a bad drawing has them.
-
-    Cells are filled independently, so a picture teaches up to nine things and not the four of a scene.
-    """
-    grids = np.full((count, tiles.SIDE, tiles.SIDE), tiles.BARE)
-    filled = rng.random((count, GRID, GRID)) < rng.random((count, 1, 1))
-    size, color, shape = (rng.integers(0, len(some), filled.shape) for some in (SIZES, COLORS, SHAPES))
-    for quadrant in range(4):
-        down, right = divmod(quadrant, 2)
-        codes = tiles.code_at(quadrant, size, color, shape)
-        grids[:, down::2, right::2] = np.where(filled, codes, tiles.BARE)
-    swapped = rng.random(grids.shape) < rng.random((count, 1, 1)) * (np.arange(count) % 2)[:, None, None]
-    grids[swapped] = rng.integers(0, 2**tiles.BITS, swapped.sum())
-    return grids.reshape(count, -1)
 
 
 def train_magvit(steps: dict[str, int], batch: int, seed: int, device: torch.device, log) -> Magvit:
@@ -97,7 +76,7 @@ def train_magvit(steps: dict[str, int], batch: int, seed: int, device: torch.dev
         log(f"magvit {name}: {sum(p.numel() for p in module.parameters()):,} parameters")
         started = time.time()
         for step in range(1, steps[name] + 1):
-            grids = code_grids(rng, batch)
+            grids = lessons.code_grids(rng, batch)
             codes = torch.from_numpy(grids).to(device).unflatten(1, (tiles.SIDE, tiles.SIDE))
             pixels = torch.from_numpy(tiles.picture_of(grids)).to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
             with torch.autocast(device.type, torch.bfloat16):
@@ -167,11 +146,8 @@ class Writer:
         rows, pads, at, target = [], [], [], []
         length = text_length + side + 2
         for row in range(count):
-            scene = training_scene(rng)
-            caption = dense_caption(scene, rng) if dense else None
-            if caption is None and rng.random() < 0.5:
-                caption = photo_caption(scene, rng)
-            caption = caption or describe(scene, rng).text
+            scene = lessons.training_scene(rng)
+            caption = lessons.drawn_caption(scene, rng, dense)
             block = layout.prompt_block([] if rng.random() < 0.1 else self.tokens(caption))
             codes = tiles.codes_of(scene) + layout.image_offset
             within = rng.random() * (0.5 if row < high * count else 1.0)
@@ -186,27 +162,14 @@ class Writer:
         positions = torch.arange(length).expand(count, -1)
         return Rows(torch.tensor(rows), positions, visible, torch.tensor(at), torch.tensor(target))
 
-    def exchange(self, scene: Scene, rng: random.Random) -> tuple[str, str]:
-        """A question about a scene in one of the benchmarks' forms, and its answer."""
-        kind = rng.random()
-        if kind < 0.05:
-            return rng.choice(tokenizer.CAPTION_QUESTIONS), describe(scene, rng).text
-        query = random_query(scene, rng)
-        answer = query.answer(scene.things)
-        if kind < 0.12 and len(query.choices) > 2:
-            return self.multiple_choice(query, answer, rng)
-        if query.choices == ("yes", "no") and kind < 0.3:
-            return query.text + tokenizer.YES_NO, answer
-        return query.text + rng.choice(("", tokenizer.SHORT_ANSWER)), answer
+    def answering(
+        self, rng: random.Random, count: int, length: int, harder: bool = False, damaged: float = 0.0
+    ) -> Rows:
+        """`count` rows, each one picture followed by as many questions and answers as fit.
 
-    def multiple_choice(self, query: Query, answer: str, rng: random.Random) -> tuple[str, str]:
-        options = [answer, *rng.sample([c for c in query.choices if c != answer], 3 if len(query.choices) > 3 else 2)]
-        rng.shuffle(options)
-        lines = [f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=False)]
-        return "\n".join([query.text, *lines]) + tokenizer.LETTER, "ABCD"[options.index(answer)]
-
-    def answering(self, rng: random.Random, count: int, length: int) -> Rows:
-        """`count` rows, each one picture followed by as many questions and answers as fit."""
+        harder: see `lessons.exchange`; damaged: share of pictures that are bad drawings, answered about as the eye
+        sees them.
+        """
         layout = self.layout
         prefix = layout.image_tokens + 3
         ids = torch.full((count, length), layout.pad)
@@ -214,14 +177,21 @@ class Writer:
         segments = torch.full((count, length), -1)
         at, target = [], []
         for row in range(count):
-            scene = training_scene(rng)
-            codes = torch.from_numpy(tiles.codes_of(scene))
+            scene = lessons.training_scene(rng)
+            codes, seen = tiles.codes_of(scene), None
+            if damaged and rng.random() < damaged:
+                codes = lessons.damaged(scene, rng)
+                seen = eye.detect(tiles.picture_of(codes))
+            codes = torch.from_numpy(codes)
             ids[row, :prefix] = layout.picture_prefix(codes[None])[0]
             positions[row, :prefix] = torch.arange(prefix)
             segments[row, :prefix] = 0
             start, segment = prefix, 1
             while True:
-                question, answer = self.exchange(scene, rng)
+                said = lessons.exchange(scene, rng, harder) if seen is None else lessons.verdict(scene, seen, rng)
+                if said is None:
+                    continue
+                question, answer = said
                 asked = [layout.eot, *self.tokens(question_text(question))]
                 said = [*self.tokens(f" {answer}"), layout.eot]
                 end = start + len(asked) + len(said)
@@ -240,12 +210,19 @@ class Writer:
 
 
 class Course(NamedTuple):
-    """Every step has 32 drawing rows, every `answer_every`-th also 20 answering rows. high: see `Writer.drawing`."""
+    """Every `draw_every`-th step has 32 drawing rows, every fourth of these dense, every `answer_every`-th 20 answering
+    rows. high: see `Writer.drawing`; harder, damaged: see `Writer.answering`.
+    """
 
     name: str
     steps: int
-    answer_every: int
-    high: float
+    draw_every: int = 1
+    answer_every: int = 1
+    high: float = 0.0
+    harder: bool = False
+    damaged: float = 0.0
+    rate: float = 1e-3
+    warm_up: int = 200
 
 
 def new_transformer(text_tokenizer, seed: int) -> tuple[torch.nn.Module, Layout]:
@@ -266,11 +243,10 @@ def train_transformer(
     matrices = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=True)
-    warmup = 200
+    optimizer = torch.optim.AdamW(groups, lr=course.rate, betas=(0.9, 0.98), fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
-        lambda step: min((step + 1) / warmup, 0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2),
+        lambda step: min((step + 1) / course.warm_up, 0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2),
     )
     body = torch.compile(model.model, dynamic=False)
     writer, rng = Writer(text_tokenizer, layout), random.Random(f"{seed}/{course.name}" if course.high else seed)
@@ -284,12 +260,14 @@ def train_transformer(
             logits = model.lm_head(hidden.flatten(0, 1)[at])
         return F.cross_entropy(logits.float(), target)
 
-    started, seen, means = time.time(), 0, {"draw": 0.0, "answer": 0.0}
+    started, seen, means = time.time(), 0, {}
     for step in range(1, steps + 1):
-        dense = step % 4 == 0
-        batches = {"draw": writer.drawing(rng, 32, dense, 38 if dense else 22, course.high)}
+        batches = {}
+        if step % course.draw_every == 0:
+            dense = step % (4 * course.draw_every) == 0
+            batches["draw"] = writer.drawing(rng, 32, dense, 38 if dense else 22, course.high)
         if step % course.answer_every == 0:
-            batches["answer"] = writer.answering(rng, 20, length=160)
+            batches["answer"] = writer.answering(rng, 20, 160, course.harder, course.damaged)
         losses = {name: loss_of(rows) for name, rows in batches.items()}
         optimizer.zero_grad()
         sum(losses.values()).backward()
@@ -298,9 +276,10 @@ def train_transformer(
         schedule.step()
         seen += sum(rows.ids.numel() for rows in batches.values())
         for name, loss in losses.items():
-            means[name] += (loss.item() - means[name]) * min(1.0, 1 / min(step, 100))
+            times, mean = means.get(name, (0, 0.0))
+            means[name] = times + 1, mean + (loss.item() - mean) / min(times + 1, 100)
         if step % 100 == 0 or step == steps:
-            told = " ".join(f"{name} {mean:.4f}" for name, mean in means.items())
+            told = " ".join(f"{name} {mean:.4f}" for name, (_, mean) in means.items())
             log(f"{course.name} {step}/{steps} {told} {seen / (time.time() - started):.0f} tokens/s")
         if step % 1000 == 0 or step == steps:
             save(model, layout)
@@ -348,9 +327,13 @@ def save_magvit(model: Magvit, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint into")
-    parser.add_argument("--stage", choices=("all", "magvit", "transformer", "drawing"), default="all")
+    stages = ("all", "magvit", "transformer", "drawing", "asking", "judging", "both")
+    parser.add_argument("--stage", choices=stages, default="all")
     parser.add_argument("--steps", type=int, default=4000, help="of the transformer, both ways")
     parser.add_argument("--drawing-steps", type=int, default=5000, help="of the transformer, mostly drawing")
+    parser.add_argument("--asking-steps", type=int, default=2400, help="of the transformer, mostly answering")
+    parser.add_argument("--judging-steps", type=int, default=1600, help="the same, bad drawings among the pictures")
+    parser.add_argument("--both-steps", type=int, default=1400, help="the same, and drawing in every step")
     parser.add_argument("--encoder-steps", type=int, default=800)
     parser.add_argument("--decoder-steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
@@ -375,12 +358,17 @@ def main() -> None:
         return
     text_tokenizer = AutoTokenizer.from_pretrained(args.out)
     model, layout = new_transformer(text_tokenizer, args.seed)
-    if args.stage == "drawing":
+    if args.stage in stages[3:]:
         model.load_state_dict(transformer_state(args.out))
-    courses = {"transformer": Course("transformer", args.steps, 1, 0.0)}
-    courses["drawing"] = Course("drawing", args.drawing_steps, 4, 0.5)
-    for name, course in courses.items():
-        if args.stage in ("all", name):
+    courses = (
+        Course("transformer", args.steps),
+        Course("drawing", args.drawing_steps, answer_every=4, high=0.5),
+        Course("asking", args.asking_steps, draw_every=4, high=0.5, harder=True, rate=5e-4, warm_up=100),
+        Course("judging", args.judging_steps, 4, 1, 0.5, harder=True, damaged=0.4, rate=5e-4, warm_up=100),
+        Course("both", args.both_steps, 1, 1, 0.5, harder=True, damaged=0.3, rate=5e-4, warm_up=100),
+    )
+    for course in courses:
+        if args.stage in ("all", course.name):
             train_transformer(
                 model,
                 layout,

@@ -17,7 +17,7 @@ from gapbench import stats
 from gapbench.records import InputError
 from gapbench.report.markdown import markdown
 from gapbench.skills import SKILLS
-from hermesflow.emphasis import CAP, FLOOR, RULES, bounded, probabilities, shrink, taught, weigh
+from hermesflow.emphasis import CAP, FLOOR, RULES, bounded, shrink, taught, weigh
 from hermesflow.records import CaptionCandidate, ImageCandidate, Pair, Preference
 
 CAPTIONS = Preference(
@@ -260,26 +260,6 @@ def test_more_that_is_understood_and_not_drawn_is_never_less_weight(p10: list[fl
     _, generation = weights(weigh([pair(s, s) for s in skills], found, "gap").pairs)
     by_need = [weight for _, weight in sorted(zip(p10, generation, strict=True))]
     assert by_need == sorted(by_need)
-
-
-# --- Sampling ---------------------------------------------------------------------------------------------------------
-
-
-def test_probabilities_follow_the_mean_weight_of_the_sides_that_are_trained() -> None:
-    both = replace(pair("a", "count"), understanding_weight=0.5, generation_weight=1.5)
-    drawn = replace(pair("b", "count", captions=False), understanding_weight=9.0, generation_weight=2.0)
-    one = replace(pair("c", "count"), understanding_weight=0.0, generation_weight=1.0)
-    none = replace(pair("d", "count", images=False), understanding_weight=0.0)
-    assert probabilities([both, drawn, one, none]).tolist() == [0.25, 0.5, 0.25, 0.0]
-    with pytest.raises(InputError, match="none of 1 pairs"):
-        probabilities([none])
-
-
-@given(some_pairs)
-def test_probabilities_sum_to_1(rows: Any) -> None:
-    found = probabilities(weigh(made(rows), TOLD, "gap").pairs)
-    assert found.sum() == pytest.approx(1.0)
-    assert (found > 0).all()
 
 
 # --- What was decided -------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from collections import Counter
 
 from gapbench.miniature import benchmarks, eye, tokenizer
 from gapbench.miniature.language import parse
-from gapbench.miniature.train import Writer
+from gapbench.miniature.lessons import multiple_choice
 from gapbench.miniature.world import split_of
 from gapbench.tasks import flickr30k, mmmu
 
@@ -18,7 +18,7 @@ def test_choices_are_asked_in_the_form_of_training() -> None:
         query = parse(row.question)
         answer = row.options["ABCD".index(row.answer)]
         prompt = mmmu.prompt(row.question, mmmu.lettered(row.options))
-        trained, letter = Writer(None, None).multiple_choice(query, answer, Fixed(row.options))
+        trained, letter = multiple_choice(query, answer, Fixed(row.options))
         assert (prompt, row.answer) == (trained, letter)
         forms.add(row.subject)
     assert forms == set(mmmu.MINIATURE)

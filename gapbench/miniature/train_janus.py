@@ -1,0 +1,385 @@
+"""The recipe of `janus-mini`: transformers' Janus at 4 million parameters, trained on the world's training split.
+
+    python -m gapbench.miniature.train_janus --out weights/janus-mini            # an hour and a half on two cores
+    python -m gapbench.miniature.train_janus --out weights/janus-mini --device cuda
+
+Three stages. The vision tower first learns to see: a head that is thrown away afterwards says which code each of its
+patches shows; without that, answering forms very late. Tower, aligner and language model then learn both directions at
+once: to answer, the text after a question, several questions about a picture sharing one row; to draw, each of a
+picture's codes after its caption and the codes before. The image tokenizer learns the code book of `tiles.py`, as that
+of `show-o-mini` does; the language model needs none of it, for the right codes of a scene are known. Everything is
+drawn from the seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import JanusConfig, JanusForConditionalGeneration, JanusProcessor, LlamaConfig
+
+from gapbench.miniature import eye, lessons, tiles, tokenizer
+from gapbench.miniature.world import CELL_PIXELS, GRID, SHAPES, scenes
+from gapbench.models.janus import files, text, vision
+from gapbench.models.janus.text import Text
+from gapbench.models.show_o.layout import visible_packed
+from gapbench.models.unified.backbone import positions_after, visible_causal
+from gapbench.models.unified.pictures import to_images
+from gapbench.records import Picture, Question
+
+CODES = tiles.SIDE**2
+WIDTH, POSITIONS = 192, 256
+LANGUAGE = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 512,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 6,
+    "max_position_embeddings": POSITIONS,
+}
+SEEING = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": tiles.CODE_PIXELS}
+VQ = {"base_channels": 32, "channel_multiplier": [1, 1, 1, 2, 4], "num_res_blocks": 1, "latent_channels": 32}
+ROLE = " ASSISTANT:"  # one token of the miniature's tokenizer
+TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image_placeholder>{% else %}{{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endfor %}" + ROLE
+)
+DRAWN, ASKED = 32, 20  # rows of a step
+ROW = 160  # positions of a row with questions, its picture's among them
+Log = Callable[[str], None]
+
+
+def new_network(words: Any, seed: int) -> JanusForConditionalGeneration:
+    torch.manual_seed(seed)
+    ids = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
+    config = JanusConfig(
+        # On a CPU, compiled eager attention takes half the time of the fused kernel at these sizes.
+        text_config=LlamaConfig(**LANGUAGE, **ids, vocab_size=len(words), tie_word_embeddings=False),
+        vision_config={
+            **SEEING,
+            "image_size": GRID * CELL_PIXELS,
+            "num_image_tokens": CODES,
+            "projection_dim": WIDTH,
+        },
+        vq_config={
+            **VQ,
+            "embed_dim": tiles.BITS,
+            "double_latent": False,
+            "num_embeddings": 2**tiles.BITS,
+            "num_patches": tiles.SIDE,
+            "num_hidden_layers": 2,
+            "projection_dim": WIDTH,
+            "image_token_embed_dim": WIDTH,
+        },
+        image_token_id=words.image_token_id,
+        tie_word_embeddings=False,
+        attn_implementation="eager",
+    )
+    network = JanusForConditionalGeneration(config)
+    network.generation_config._from_model_config = False  # or transformers forgets the next on loading
+    network.generation_config.generation_kwargs = {"boi_token_id": words.boi_token_id}
+    bits = (torch.arange(2**tiles.BITS)[:, None] >> torch.arange(tiles.BITS) & 1).float() * 2 - 1
+    with torch.no_grad():
+        network.model.vqmodel.quantize.embedding.weight.copy_(F.normalize(bits, dim=-1))
+        network.model.generation_embeddings.weight.copy_(bits)
+    return network
+
+
+def new_words(folder: Path) -> Any:
+    """The miniature's words with Janus' special tokens, as the processor wants them."""
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    tokenizer.build(folder, start="<|begin|>")
+    words = AutoTokenizer.from_pretrained(folder, extra_special_tokens=text.SPECIAL, pad_token="<|pad|>")
+    begin = words.bos_token
+    words.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, words.bos_token_id)]
+    )
+    return words
+
+
+def save(network: JanusForConditionalGeneration, words: Any, folder: Path) -> None:
+    """In the layout of the published checkpoints, bfloat16."""
+    from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
+
+    side = GRID * CELL_PIXELS
+    kept = {name: value.bfloat16() for name, value in network.state_dict().items()}
+    network.save_pretrained(folder, state_dict=kept)
+    images = JanusImageProcessorPil(
+        size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3, min_size=14
+    )
+    JanusProcessor(
+        images, words, chat_template=TEMPLATE, use_default_system_prompt=False, num_image_tokens=CODES
+    ).save_pretrained(folder)
+
+
+def pixels_of(codes: np.ndarray) -> Tensor:
+    """(count, 36) codes -> (count, 3, 96, 96) float32 in [-1, 1]."""
+    return torch.from_numpy(tiles.picture_of(codes)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def schedule(optimizer: torch.optim.Optimizer, steps: int, warm_up: int) -> torch.optim.lr_scheduler.LambdaLR:
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda at: min((at + 1) / warm_up, 0.02 + 0.98 * (1 + math.cos(math.pi * at / steps)) / 2)
+    )
+
+
+def train_vq(network: JanusForConditionalGeneration, steps: dict[str, int], seed: int, device: str, log: Log) -> None:
+    """Encoder and decoder share nothing but the code book, so each learns its own half alone."""
+    vq = network.model.vqmodel.to(device)
+    book = F.normalize(vq.quantize.embedding.weight.detach(), dim=-1)
+    for name in ("encoder", "decoder"):
+        halves = [vq.encoder, vq.quant_conv] if name == "encoder" else [vq.post_quant_conv, vq.decoder]
+        half, rng = torch.nn.Sequential(*halves).train(), np.random.default_rng(seed)
+        optimizer = torch.optim.AdamW(half.parameters(), lr=2e-3, weight_decay=0.0)
+        rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps[name], pct_start=0.05)
+        log(f"vq {name}: {sum(p.numel() for p in half.parameters()):,} parameters")
+        for step in range(1, steps[name] + 1):
+            grids = lessons.code_grids(rng, 16)
+            pixels, codes = pixels_of(grids).to(device), torch.from_numpy(grids).to(device)
+            with torch.autocast(device, torch.bfloat16):
+                if name == "encoder":
+                    # Codes that mean bare ground all look alike, so only one of them can be asked for.
+                    codes = torch.where(codes & 7 >= len(SHAPES), tiles.BARE, codes)
+                    said = half(pixels).float().flatten(2).transpose(1, 2)
+                    loss = F.binary_cross_entropy_with_logits(said, (book[codes] > 0).float())
+                else:
+                    vectors = book[codes].transpose(1, 2).unflatten(2, (tiles.SIDE, tiles.SIDE))
+                    loss = F.l1_loss(half(vectors).float(), pixels)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(half.parameters(), 1.0)
+            optimizer.step()
+            rates.step()
+            if step % 100 == 0 or step == steps[name]:
+                log(f"vq {name} {step}/{steps[name]} loss {loss:.5f}")
+    check_vq(network, device, log)
+
+
+@torch.inference_mode()
+def check_vq(network: JanusForConditionalGeneration, device: str, log: Log) -> None:
+    """How many held-out pictures are encoded exactly, and how many decoded ones the exact eye reads back exactly."""
+    vq, held_out = network.model.vqmodel.eval(), scenes("test", 500)
+    encoded = read_back = 0
+    for start in range(0, len(held_out), 100):
+        some = held_out[start : start + 100]
+        right = np.stack([tiles.codes_of(scene) for scene in some])
+        encoded += (vision.encode(vq, pixels_of(right).to(device)).cpu().numpy() == right).all(axis=1).sum()
+        pictures = to_images(vq.decode(torch.from_numpy(right).to(device)))
+        read_back += sum(eye.read(picture) == scene for picture, scene in zip(pictures, some, strict=True))
+    log(f"vq: of {len(held_out)} held-out scenes {encoded} encode exactly, {read_back} are read back from decoding")
+
+
+def train_sight(network: JanusForConditionalGeneration, steps: int, seed: int, device: str, log: Log) -> None:
+    """The vision tower alone, patch by patch."""
+    tower, rng = network.model.vision_model.to(device).train(), np.random.default_rng(seed)
+    head = torch.nn.Linear(SEEING["hidden_size"], 2**tiles.BITS, device=device)
+    optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=1e-3, weight_decay=0.01)
+    rates = schedule(optimizer, steps, 50)
+    for step in range(1, steps + 1):
+        grids = lessons.code_grids(rng, 32)
+        codes = torch.from_numpy(np.where(grids & 7 >= len(SHAPES), tiles.BARE, grids)).to(device)
+        with torch.autocast(device, torch.bfloat16):
+            said = head(tower(pixels_of(grids).to(device), return_dict=True).last_hidden_state)
+        loss = F.cross_entropy(said.float().flatten(0, 1), codes.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        rates.step()
+        if step % 100 == 0 or step == steps:
+            right = (said.argmax(dim=-1) == codes).float().mean()
+            log(f"sight {step}/{steps} loss {loss:.4f}, {right:.4f} of the patches right")
+
+
+class Rows(NamedTuple):
+    """A batch for the language model, and where the loss is taken; ids where features or codes come in mean nothing."""
+
+    ids: Tensor  # (B, L)
+    positions: Tensor  # (B, L)
+    visible: Tensor  # (B, 1, L, L) bool
+    at: Tensor  # (n,) flat index of the positions that predict
+    target: Tensor  # (n,) token ids or image codes
+
+
+class Writer:
+    """Turns scenes into rows, of the very tokens that `models/janus` makes of a question and a prompt."""
+
+    def __init__(self, words: Text) -> None:
+        self.words = words
+        picture = Picture("", lambda: None)  # type: ignore[arg-type, return-value]
+        self._asked = Question("", "{}", (picture,))
+        stretches = words.stretches(self._asked)
+        (before,) = words.before_pictures(stretches)
+        self.before, self._after = before, stretches[-1]
+
+    def drawing(self, rng: random.Random, dense: bool, length: int) -> tuple[Rows, Tensor]:
+        """Rows, prompts left-padded to `length`, and the codes (B,36); one prompt in ten is dropped."""
+        rows, pads, codes = [], [], []
+        for _ in range(DRAWN):
+            scene = lessons.training_scene(rng)
+            row = self.words.drawing_row(lessons.drawn_caption(scene, rng, dense))
+            if rng.random() < 0.1:
+                row = self.words.unprompted(row)
+            pads.append(length - len(row))
+            rows.append([self.words.pad] * pads[-1] + row + [self.words.pad] * (CODES - 1))
+            codes.append(torch.from_numpy(tiles.codes_of(scene)))
+        whole = length + CODES - 1
+        at = (torch.arange(DRAWN)[:, None] * whole + length - 1 + torch.arange(CODES)).flatten()
+        right = torch.stack(codes)
+        pads_B = torch.tensor(pads)
+        visible, positions = visible_causal(pads_B, whole), positions_after(pads_B, whole)
+        return Rows(torch.tensor(rows), positions, visible, at, right.flatten()), right
+
+    def answering(self, rng: random.Random) -> tuple[Rows, Tensor]:
+        """Rows, each a picture followed by as many questions and answers as fit, and the pixels (B,3,96,96)."""
+        words, prefix = self.words, len(self.before) + CODES
+        ids = torch.full((ASKED, ROW), words.pad)
+        positions, segments = torch.zeros((ASKED, ROW), dtype=torch.long), torch.full((ASKED, ROW), -1)
+        at, target, codes = [], [], []
+        for row in range(ASKED):
+            scene = lessons.training_scene(rng)
+            codes.append(tiles.codes_of(scene))
+            ids[row, : len(self.before)] = torch.tensor(self.before)
+            positions[row, :prefix] = torch.arange(prefix)
+            segments[row, :prefix] = 0
+            start, segment = prefix, 1
+            while True:
+                question, answer = lessons.exchange(scene, rng, harder=True)
+                asked = words.after_pictures(self._after.replace("{}", question), True)
+                said = [*words.tokens(f" {answer}"), words.eos]
+                end = start + len(asked) + len(said)
+                if end > ROW:
+                    break
+                ids[row, start:end] = torch.tensor(asked + said)
+                positions[row, start:end] = torch.arange(prefix, prefix + end - start)
+                segments[row, start:end] = segment
+                first = row * ROW + end - len(said)
+                at += range(first - 1, first - 1 + len(said))
+                target += said
+                start, segment = end, segment + 1
+        visible = visible_packed(segments) & torch.ones(ROW, ROW, dtype=torch.bool).tril()
+        visible |= torch.eye(ROW, dtype=torch.bool)  # padding sees itself, so that no softmax is empty
+        rows = Rows(ids, positions, visible[:, None], torch.tensor(at), torch.tensor(target))
+        return rows, pixels_of(np.stack(codes))
+
+
+class Lessons:
+    """The losses of both directions."""
+
+    def __init__(self, network: JanusForConditionalGeneration, words: Text, device: str) -> None:
+        self.network, self.writer, self.device = network, Writer(words), device
+        self.body = torch.compile(network.model.language_model, dynamic=False)
+
+    def draw(self, rng: random.Random, dense: bool) -> Tensor:
+        rows, codes = self.writer.drawing(rng, dense, 38 if dense else 22)
+        parts = self.network.model
+        with torch.autocast(self.device, torch.bfloat16):
+            texts = parts.get_input_embeddings()(rows.ids[:, : 1 - CODES].to(self.device))
+            drawn = parts.generation_aligner(parts.generation_embeddings(codes[:, :-1].to(self.device)))
+            return self._loss(rows, torch.cat([texts, drawn], dim=1), parts.generation_head)
+
+    def answer(self, rng: random.Random) -> Tensor:
+        rows, pixels = self.writer.answering(rng)
+        parts, start = self.network.model, len(self.writer.before)
+        with torch.autocast(self.device, torch.bfloat16):
+            seen = parts.aligner(parts.vision_model(pixels.to(self.device), return_dict=True).last_hidden_state)
+            texts = parts.get_input_embeddings()(rows.ids.to(self.device))
+            embedded = torch.cat([texts[:, :start], seen.to(texts.dtype), texts[:, start + CODES :]], dim=1)
+            return self._loss(rows, embedded, self.network.lm_head)
+
+    def _loss(self, rows: Rows, embedded: Tensor, head: torch.nn.Module) -> Tensor:
+        bias = torch.zeros(rows.visible.shape, dtype=torch.bfloat16).masked_fill(~rows.visible, -1e4)
+        hidden = self.body(
+            inputs_embeds=embedded.float(),
+            attention_mask=bias.to(self.device),
+            position_ids=rows.positions.to(self.device),
+            use_cache=False,
+        ).last_hidden_state
+        logits = head(hidden.flatten(0, 1)[rows.at.to(self.device)])
+        return F.cross_entropy(logits.float(), rows.target.to(self.device))
+
+
+def train_language(
+    network: JanusForConditionalGeneration,
+    words: Text,
+    steps: int,
+    seed: int,
+    device: str,
+    log: Log,
+    keep: Callable[[], None],
+) -> None:
+    """All but the image tokenizer. Every step has rows with questions, every second one also drawings."""
+    network = network.to(device).train()
+    trained = [value for name, value in network.named_parameters() if not name.startswith("model.vqmodel.")]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.02},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=True)
+    rates = schedule(optimizer, steps, 200)
+    lesson, rng, means = Lessons(network, words, device), random.Random(f"{seed}/janus-mini"), {}
+    log(f"language: {sum(p.numel() for p in trained):,} parameters")
+    began = time.time()
+    for step in range(1, steps + 1):
+        losses = {"answer": lesson.answer(rng)}
+        if step % 2 == 0:
+            losses["draw"] = lesson.draw(rng, dense=step % 8 == 0)
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        rates.step()
+        for name, loss in losses.items():
+            means[name] = means.get(name, loss.item()) * 0.98 + 0.02 * loss.item()
+        if step % 100 == 0 or step == steps:
+            told = " ".join(f"{name} {mean:.4f}" for name, mean in sorted(means.items()))
+            log(f"language {step}/{steps} {told} {step / (time.time() - began):.2f} steps/s")
+        if step % 500 == 0 or step == steps:
+            keep()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint into")
+    parser.add_argument("--stage", choices=("all", "language", "vq"), default="all", help="language begins anew")
+    parser.add_argument("--sight-steps", type=int, default=600, help="of the vision tower alone")
+    parser.add_argument("--steps", type=int, default=4000, help="of the language model")
+    parser.add_argument("--encoder-steps", type=int, default=800)
+    parser.add_argument("--decoder-steps", type=int, default=1800)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    def log(line: str) -> None:
+        print(line, flush=True)
+
+    log(f"janus-mini: seed {args.seed}, torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads")
+    words = new_words(args.out)
+    if args.stage == "vq":
+        network = JanusForConditionalGeneration.from_pretrained(args.out, dtype=torch.float32)
+    else:
+        network = new_network(words, args.seed)
+        save(network, words, args.out)
+        train_sight(network, args.sight_steps, args.seed, args.device, log)
+        spoken = text.load(files.local_files(args.out), len(words))
+        keep = lambda: save(network, words, args.out)  # noqa: E731
+        train_language(network, spoken, args.steps, args.seed, args.device, log, keep)
+    if args.stage != "language":
+        train_vq(network, {"encoder": args.encoder_steps, "decoder": args.decoder_steps}, args.seed, args.device, log)
+        save(network, words, args.out)
+
+
+if __name__ == "__main__":
+    main()
