@@ -1,23 +1,21 @@
 """The recipe of `janus-mini`: transformers' Janus at 4 million parameters, trained on the world's training split.
 
-    python -m gapbench.miniature.train_janus --out weights/janus-mini            # an hour and a half on two cores
+    python -m gapbench.miniature.train_janus --out weights/janus-mini            # two hours and a half on one core
     python -m gapbench.miniature.train_janus --out weights/janus-mini --device cuda
 
-Three stages. The vision tower first learns to see: a head that is thrown away afterwards says which code each of its
-patches shows; without that, answering forms very late. Tower, aligner and language model then learn both directions at
-once: to answer, the text after a question, several questions about a picture sharing one row; to draw, each of a
-picture's codes after its caption and the codes before. The image tokenizer learns the code book of `tiles.py`, as that
-of `show-o-mini` does; the language model needs none of it, for the right codes of a scene are known. Everything is
-drawn from the seed.
+The vision tower first learns to see: a head that is thrown away afterwards says which code each of its patches shows;
+without that, answering forms very late. Tower, aligner and language model then learn both directions at once: to
+answer, the text after a question, several questions about a picture sharing one row; to draw, each of a picture's codes
+after its caption and the codes before. Drawing forms first, so the next stage is mostly of answering. The image
+tokenizer learns apart (see train_janus_vq.py); the language model needs none of it, for the right codes of a scene are
+known. Everything is drawn from the seed.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,13 +25,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import JanusConfig, JanusForConditionalGeneration, JanusProcessor, LlamaConfig
 
-from gapbench.miniature import eye, lessons, tiles, tokenizer
-from gapbench.miniature.world import CELL_PIXELS, GRID, SHAPES, scenes
-from gapbench.models.janus import files, text, vision
+from gapbench.miniature import lessons, tiles, tokenizer, train_janus_vq
+from gapbench.miniature.muon import MuonAndAdamW
+from gapbench.miniature.train_janus_vq import Log, pixels_of
+from gapbench.miniature.world import CELL_PIXELS, GRID, SHAPES
+from gapbench.models.janus import files, text
 from gapbench.models.janus.text import Text
 from gapbench.models.show_o.layout import visible_packed
 from gapbench.models.unified.backbone import positions_after, visible_causal
-from gapbench.models.unified.pictures import to_images
 from gapbench.records import Picture, Question
 
 CODES = tiles.SIDE**2
@@ -47,16 +46,16 @@ LANGUAGE = {
     "max_position_embeddings": POSITIONS,
 }
 SEEING = {"hidden_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "patch_size": tiles.CODE_PIXELS}
-VQ = {"base_channels": 32, "channel_multiplier": [1, 1, 1, 2, 4], "num_res_blocks": 1, "latent_channels": 32}
 ROLE = " ASSISTANT:"  # one token of the miniature's tokenizer
 TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}<image_placeholder>{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endfor %}" + ROLE
 )
+SIGHT_STEPS = 300
+VQ_STEPS = {"encoder": (800, 400), "decoder": (2000, 500)}
 DRAWN, ASKED = 32, 20  # rows of a step
 ROW = 160  # positions of a row with questions, its picture's among them
-Log = Callable[[str], None]
 
 
 def new_network(words: Any, seed: int) -> JanusForConditionalGeneration:
@@ -72,11 +71,7 @@ def new_network(words: Any, seed: int) -> JanusForConditionalGeneration:
             "projection_dim": WIDTH,
         },
         vq_config={
-            **VQ,
-            "embed_dim": tiles.BITS,
-            "double_latent": False,
-            "num_embeddings": 2**tiles.BITS,
-            "num_patches": tiles.SIDE,
+            **train_janus_vq.CONFIG,
             "num_hidden_layers": 2,
             "projection_dim": WIDTH,
             "image_token_embed_dim": WIDTH,
@@ -124,69 +119,12 @@ def save(network: JanusForConditionalGeneration, words: Any, folder: Path) -> No
     ).save_pretrained(folder)
 
 
-def pixels_of(codes: np.ndarray) -> Tensor:
-    """(count, 36) codes -> (count, 3, 96, 96) float32 in [-1, 1]."""
-    return torch.from_numpy(tiles.picture_of(codes)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
-
-
-def schedule(optimizer: torch.optim.Optimizer, steps: int, warm_up: int) -> torch.optim.lr_scheduler.LambdaLR:
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda at: min((at + 1) / warm_up, 0.02 + 0.98 * (1 + math.cos(math.pi * at / steps)) / 2)
-    )
-
-
-def train_vq(network: JanusForConditionalGeneration, steps: dict[str, int], seed: int, device: str, log: Log) -> None:
-    """Encoder and decoder share nothing but the code book, so each learns its own half alone."""
-    vq = network.model.vqmodel.to(device)
-    book = F.normalize(vq.quantize.embedding.weight.detach(), dim=-1)
-    for name in ("encoder", "decoder"):
-        halves = [vq.encoder, vq.quant_conv] if name == "encoder" else [vq.post_quant_conv, vq.decoder]
-        half, rng = torch.nn.Sequential(*halves).train(), np.random.default_rng(seed)
-        optimizer = torch.optim.AdamW(half.parameters(), lr=2e-3, weight_decay=0.0)
-        rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=steps[name], pct_start=0.05)
-        log(f"vq {name}: {sum(p.numel() for p in half.parameters()):,} parameters")
-        for step in range(1, steps[name] + 1):
-            grids = lessons.code_grids(rng, 16)
-            pixels, codes = pixels_of(grids).to(device), torch.from_numpy(grids).to(device)
-            with torch.autocast(device, torch.bfloat16):
-                if name == "encoder":
-                    # Codes that mean bare ground all look alike, so only one of them can be asked for.
-                    codes = torch.where(codes & 7 >= len(SHAPES), tiles.BARE, codes)
-                    said = half(pixels).float().flatten(2).transpose(1, 2)
-                    loss = F.binary_cross_entropy_with_logits(said, (book[codes] > 0).float())
-                else:
-                    vectors = book[codes].transpose(1, 2).unflatten(2, (tiles.SIDE, tiles.SIDE))
-                    loss = F.l1_loss(half(vectors).float(), pixels)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(half.parameters(), 1.0)
-            optimizer.step()
-            rates.step()
-            if step % 100 == 0 or step == steps[name]:
-                log(f"vq {name} {step}/{steps[name]} loss {loss:.5f}")
-    check_vq(network, device, log)
-
-
-@torch.inference_mode()
-def check_vq(network: JanusForConditionalGeneration, device: str, log: Log) -> None:
-    """How many held-out pictures are encoded exactly, and how many decoded ones the exact eye reads back exactly."""
-    vq, held_out = network.model.vqmodel.eval(), scenes("test", 500)
-    encoded = read_back = 0
-    for start in range(0, len(held_out), 100):
-        some = held_out[start : start + 100]
-        right = np.stack([tiles.codes_of(scene) for scene in some])
-        encoded += (vision.encode(vq, pixels_of(right).to(device)).cpu().numpy() == right).all(axis=1).sum()
-        pictures = to_images(vq.decode(torch.from_numpy(right).to(device)))
-        read_back += sum(eye.read(picture) == scene for picture, scene in zip(pictures, some, strict=True))
-    log(f"vq: of {len(held_out)} held-out scenes {encoded} encode exactly, {read_back} are read back from decoding")
-
-
 def train_sight(network: JanusForConditionalGeneration, steps: int, seed: int, device: str, log: Log) -> None:
     """The vision tower alone, patch by patch."""
     tower, rng = network.model.vision_model.to(device).train(), np.random.default_rng(seed)
     head = torch.nn.Linear(SEEING["hidden_size"], 2**tiles.BITS, device=device)
     optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=1e-3, weight_decay=0.01)
-    rates = schedule(optimizer, steps, 50)
+    rates = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
     for step in range(1, steps + 1):
         grids = lessons.code_grids(rng, 32)
         codes = torch.from_numpy(np.where(grids & 7 >= len(SHAPES), tiles.BARE, grids)).to(device)
@@ -241,8 +179,11 @@ class Writer:
         visible, positions = visible_causal(pads_B, whole), positions_after(pads_B, whole)
         return Rows(torch.tensor(rows), positions, visible, at, right.flatten()), right
 
-    def answering(self, rng: random.Random) -> tuple[Rows, Tensor]:
-        """Rows, each a picture followed by as many questions and answers as fit, and the pixels (B,3,96,96)."""
+    def answering(self, rng: random.Random, harder: float) -> tuple[Rows, Tensor]:
+        """Rows, each a picture followed by as many questions and answers as fit, and the pixels (B,3,96,96).
+
+        harder: share of the questions that are asked to teach counting and relations, see `lessons.exchange`.
+        """
         words, prefix = self.words, len(self.before) + CODES
         ids = torch.full((ASKED, ROW), words.pad)
         positions, segments = torch.zeros((ASKED, ROW), dtype=torch.long), torch.full((ASKED, ROW), -1)
@@ -255,7 +196,7 @@ class Writer:
             segments[row, :prefix] = 0
             start, segment = prefix, 1
             while True:
-                question, answer = lessons.exchange(scene, rng, harder=True)
+                question, answer = lessons.exchange(scene, rng, rng.random() < harder)
                 asked = words.after_pictures(self._after.replace("{}", question), True)
                 said = [*words.tokens(f" {answer}"), words.eos]
                 end = start + len(asked) + len(said)
@@ -289,8 +230,8 @@ class Lessons:
             drawn = parts.generation_aligner(parts.generation_embeddings(codes[:, :-1].to(self.device)))
             return self._loss(rows, torch.cat([texts, drawn], dim=1), parts.generation_head)
 
-    def answer(self, rng: random.Random) -> Tensor:
-        rows, pixels = self.writer.answering(rng)
+    def answer(self, rng: random.Random, harder: float) -> Tensor:
+        rows, pixels = self.writer.answering(rng, harder)
         parts, start = self.network.model, len(self.writer.before)
         with torch.autocast(self.device, torch.bfloat16):
             seen = parts.aligner(parts.vision_model(pixels.to(self.device), return_dict=True).last_hidden_state)
@@ -310,53 +251,57 @@ class Lessons:
         return F.cross_entropy(logits.float(), rows.target.to(self.device))
 
 
+class Stage(NamedTuple):
+    """Of the language model. Every step has rows with questions, every `drawing`-th one also drawings.
+
+    harder: of the questions, in the first and in the second half, see `Writer.answering`. end: factor of the rates
+    after the last step, toward which they fall linearly over the second half.
+    """
+
+    name: str
+    steps: int
+    drawing: int
+    harder: tuple[float, float]
+    end: float
+
+
+STAGES = (Stage("both", 3500, 1, (0.0, 1.0), 0.25), Stage("asking", 4000, 4, (0.5, 0.5), 0.0))
+
+
 def train_language(
-    network: JanusForConditionalGeneration,
-    words: Text,
-    steps: int,
-    seed: int,
-    device: str,
-    log: Log,
-    keep: Callable[[], None],
+    network: JanusForConditionalGeneration, words: Text, stage: Stage, seed: int, device: str, log: Log
 ) -> None:
-    """All but the image tokenizer. Every step has rows with questions, every second one also drawings."""
+    """All but the image tokenizer."""
     network = network.to(device).train()
-    trained = [value for name, value in network.named_parameters() if not name.startswith("model.vqmodel.")]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.02},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.98), fused=True)
-    rates = schedule(optimizer, steps, 200)
-    lesson, rng, means = Lessons(network, words, device), random.Random(f"{seed}/janus-mini"), {}
-    log(f"language: {sum(p.numel() for p in trained):,} parameters")
+    trained = {name: value for name, value in network.named_parameters() if not name.startswith("model.vqmodel.")}
+    matrices = [p for name, p in trained.items() if p.ndim == 2 and "language_model.layers." in name]
+
+    def rate(step: int) -> float:
+        left = 2 * (1 - step / stage.steps)
+        return min((step + 1) / 200, 1.0, max(0.02, stage.end + (1 - stage.end) * left))
+
+    optimizer = MuonAndAdamW(trained.values(), matrices, (2e-3, 1e-3), 0.02, rate)
+    lesson, rng, means = Lessons(network, words, device), random.Random(f"{seed}/janus-mini/{stage.name}"), {}
+    log(f"{stage.name}: {sum(p.numel() for p in trained.values()):,} parameters")
     began = time.time()
-    for step in range(1, steps + 1):
-        losses = {"answer": lesson.answer(rng)}
-        if step % 2 == 0:
-            losses["draw"] = lesson.draw(rng, dense=step % 8 == 0)
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
-        optimizer.step()
-        rates.step()
+    for step in range(1, stage.steps + 1):
+        losses = {"answer": lesson.answer(rng, stage.harder[2 * step > stage.steps])}
+        if step % stage.drawing == 0:
+            dense = step // stage.drawing % 4 == 0
+            losses["draw densely" if dense else "draw"] = lesson.draw(rng, dense)
+        optimizer.step(sum(losses.values()))
         for name, loss in losses.items():
             means[name] = means.get(name, loss.item()) * 0.98 + 0.02 * loss.item()
-        if step % 100 == 0 or step == steps:
+        if step % 100 == 0 or step == stage.steps:
             told = " ".join(f"{name} {mean:.4f}" for name, mean in sorted(means.items()))
-            log(f"language {step}/{steps} {told} {step / (time.time() - began):.2f} steps/s")
-        if step % 500 == 0 or step == steps:
-            keep()
+            log(f"{stage.name} {step}/{stage.steps} {told} {step / (time.time() - began):.2f} steps/s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint into")
-    parser.add_argument("--stage", choices=("all", "language", "vq"), default="all", help="language begins anew")
-    parser.add_argument("--sight-steps", type=int, default=600, help="of the vision tower alone")
-    parser.add_argument("--steps", type=int, default=4000, help="of the language model")
-    parser.add_argument("--encoder-steps", type=int, default=800)
-    parser.add_argument("--decoder-steps", type=int, default=1800)
+    names = [*(stage.name for stage in STAGES), "vq"]
+    parser.add_argument("--stages", nargs="+", choices=names, default=names, help="both begins anew; default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
@@ -367,17 +312,21 @@ def main() -> None:
 
     log(f"janus-mini: seed {args.seed}, torch {torch.__version__}, {args.device}, {torch.get_num_threads()} threads")
     words = new_words(args.out)
-    if args.stage == "vq":
-        network = JanusForConditionalGeneration.from_pretrained(args.out, dtype=torch.float32)
-    else:
+    if "both" in args.stages:
         network = new_network(words, args.seed)
         save(network, words, args.out)
-        train_sight(network, args.sight_steps, args.seed, args.device, log)
-        spoken = text.load(files.local_files(args.out), len(words))
-        keep = lambda: save(network, words, args.out)  # noqa: E731
-        train_language(network, spoken, args.steps, args.seed, args.device, log, keep)
-    if args.stage != "language":
-        train_vq(network, {"encoder": args.encoder_steps, "decoder": args.decoder_steps}, args.seed, args.device, log)
+        train_sight(network, SIGHT_STEPS, args.seed, args.device, log)
+    else:
+        network = JanusForConditionalGeneration.from_pretrained(
+            args.out, dtype=torch.float32, attn_implementation="eager"
+        )
+    spoken = text.load(files.local_files(args.out), len(words))
+    for stage in STAGES:
+        if stage.name in args.stages:
+            train_language(network, spoken, stage, args.seed, args.device, log)
+            save(network, words, args.out)
+    if "vq" in args.stages:
+        train_janus_vq.train(network, VQ_STEPS, args.seed, args.device, log)
         save(network, words, args.out)
 
 
