@@ -50,6 +50,7 @@ JUDGED = 200  # scenes
 @dataclass(frozen=True)
 class Lab:
     out: Path
+    model: str  # by zoo name
     items: int  # of all iterations, each its own
     iterations: int
     steps: int  # of an iteration
@@ -62,7 +63,7 @@ class Lab:
         curation = replace(how.curation, judge=self.judge, seed=seed)
         training = replace(how.training, steps=self.steps, seed=seed)
         grounds = recipes.miniature_grounds(self.items, seed, "cpu", panel=False)
-        model, found = zoo.load("show-o-mini", "cpu"), []
+        model, found = zoo.load(self.model, "cpu"), []
         for iteration in range(1, 2 if rule in ONE_SIDED else self.iterations + 1):
             # What the base model makes of the items is the same for all conditions.
             place = self.out / f"seed-{seed}" / (name if iteration > 1 else "base")
@@ -114,6 +115,7 @@ def _plain(found: Difference) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--model", default="show-o-mini", help="or janus-mini")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--items", type=int, default=recipes.ITEMS, help="of all iterations")
     parser.add_argument("--iterations", type=int, default=3)
@@ -121,8 +123,8 @@ def main() -> None:
     parser.add_argument("--judge", default="self", help="of drawings to train on: self, or eye")
     parser.add_argument("--only", choices=list(CONDITIONS), nargs="*", help="conditions; by default all")
     args = parser.parse_args()
-    lab = Lab(args.out, args.items, args.iterations, args.steps, args.judge, judged_gap())
-    base = measured(zoo.load("show-o-mini", "cpu"), [lab.judged], args.out / "base", Progress())
+    lab = Lab(args.out, args.model, args.items, args.iterations, args.steps, args.judge, judged_gap())
+    base = measured(zoo.load(args.model, "cpu"), [lab.judged], args.out / "base", Progress())
     found = {
         name: [lab.condition(name, CONDITIONS[name], seed) for seed in range(args.seeds)]
         for name in args.only or CONDITIONS

@@ -13,10 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gapbench.models.janus.files import GENERATION
 from gapbench.models.janus.files import WEIGHTS as JANUS_WEIGHTS
 from gapbench.models.show_o.files import CLIP_FOLDER, MAGVIT_FOLDER, WEIGHTS
 from gapbench.models.show_o.model import ShowO
-from gapbench.models.unified.files import CONFIG
+from gapbench.models.unified.files import CONFIG, read_json
 from gapbench.records import InputError, Sampling
 from gapbench.store import RunFolder, write_json
 
@@ -48,12 +49,17 @@ def save_model(model: Model, folder: Path) -> None:
 
 
 def _write_janus(model: Janus, folder: Path) -> None:
-    """All that the checkpoint has beside weights as it is, and the weights in one file."""
+    """All that the checkpoint has beside weights as it is, and the weights in one file.
+
+    The guidance is written too: a zoo row may have said it, which does not go with the folder.
+    """
     from safetensors.torch import save_file
 
     for file in model.parts.folder.iterdir():
         if file.is_file() and not file.name.endswith((".safetensors", ".safetensors.index.json", ".bin", ".pt")):
             shutil.copyfile(file, folder / file.name)
+    generation = read_json(folder / GENERATION) if (folder / GENERATION).is_file() else {}
+    write_json(folder / GENERATION, {**generation, "guidance_scale": model.settings(Sampling()).guidance})
     tensors = model.network.state_dict()
     if model.network.config.tie_word_embeddings:
         del tensors["lm_head.weight"]

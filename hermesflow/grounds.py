@@ -45,7 +45,9 @@ class Grounds:
 
 
 def miniature(items: Sequence[Homologous], seed: int, device: str | None, panel: bool) -> Grounds:
-    """Trained on scenes of the training split, followed on the validation split, judged on the test split."""
+    """Trained on `items`, followed on other scenes of the validation split, judged on the test split, whose pairs of
+    things are in neither.
+    """
     from gapbench.miniature import benchmarks
 
     followed = items_of(benchmarks.homologous_scenes(FOLLOWED, "validation"))

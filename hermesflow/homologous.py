@@ -1,4 +1,4 @@
-"""What pairs are made of: homologous items of the miniature's training split, or of one's own.
+"""What pairs are made of: homologous items of the miniature's validation split, or of one's own.
 
 An item that training sees is in no measurement: items are held out by cluster, and captions that an evaluation task has
 drawn are refused.
@@ -24,7 +24,9 @@ from gapbench.miniature.world import Scene, scenes
 from gapbench.records import InputError, Prompt
 from gapbench.tasks.base import Options, Task
 
-SPLIT, SEED = "train", 100  # of the miniature's scenes; other seeds of the split serve other ends
+# Every scene of the validation split has things that the base model never saw together: it understands them and cannot
+# draw them, where those of the training split leave nothing to prefer. Other seeds of the split serve other ends.
+SPLIT, SEED = "validation", 100
 THINGS, NAMES = 3, 2  # at least so many in a scene: simpler ones are drawn right, and leave nothing to prefer
 FORMS = ("short", "plain", "dense", "plain")
 ALWAYS = ("geneval", "geneval-rewritten")  # tasks whose prompts come with the package
@@ -34,7 +36,7 @@ ALWAYS = ("geneval", "geneval-rewritten")  # tasks whose prompts come with the p
 
 
 def train_items(count: int, seed: int = 0) -> list[Homologous]:
-    """`count` scenes of the miniature's training split, each with a caption and questions that cover all it says.
+    """`count` scenes of the miniature's validation split, each with a caption and questions that cover all it says.
 
     Captions are short, plain and dense in turn, and no two are equal; one that some task of the miniature has drawn is
     passed over. Scenes of the longer ones have `THINGS` things of `NAMES` kinds or more, as most that are held out.

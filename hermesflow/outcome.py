@@ -23,7 +23,8 @@ PATIENCE = 2  # iterations without gain: one alone may be chance
 def stopped(followed: Sequence[Run], target: float) -> str:
     """Why the loop need not go on after these runs of the gap that it follows; empty where it should.
 
-    Raises InputError where no question of the last run could be judged.
+    A gap that is small because less is understood than at first is not closed. Raises InputError where no
+    question of the last run could be judged.
     """
     (task,) = followed[-1].tasks
     gap = followed[-1].tasks[task]["metrics"].get("gap")
@@ -31,7 +32,7 @@ def stopped(followed: Sequence[Run], target: float) -> str:
         raise InputError(
             f"{followed[-1].folder}: no question of {task} could be judged; see to its judge and begin anew"
         )
-    if gap["low"] <= target:
+    if gap["low"] <= target and not _understands_less(followed[0], followed[-1], task):
         which = "holds" if target <= gap["high"] else "lies below"
         return f"closed: the gap is {gap['value']:.3f} [{gap['low']:.3f}, {gap['high']:.3f}], which {which} {target:g}"
     if len(followed) > PATIENCE:
@@ -40,6 +41,13 @@ def stopped(followed: Sequence[Run], target: float) -> str:
             went = f"G on validation items went from {before.value:.3f} to {now.value:.3f} in {PATIENCE} iterations"
             return f"no longer helping: {went}"
     return ""
+
+
+def _understands_less(first: Run, last: Run, task: str) -> bool:
+    if first is last:
+        return False
+    before, now, _ = _paired(first, last, task)
+    return difference(now["U"], before["U"]).high < 0
 
 
 def outcome_tables(before: Run, after: Run, task: str) -> tuple[list[Table], dict[str, Any]]:

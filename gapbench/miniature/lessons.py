@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gapbench.miniature import tiles, tokenizer
+from gapbench.miniature import eye, tiles, tokenizer
 from gapbench.miniature.language import (
     EVENLY,
     NONE,
@@ -63,6 +63,24 @@ def exchange(scene: Scene, rng: random.Random, harder: bool = False) -> tuple[st
     if query.choices == ("yes", "no") and kind < 0.3:
         return query.text + tokenizer.YES_NO, answer
     return query.text + rng.choice(("", tokenizer.SHORT_ANSWER)), answer
+
+
+def picture(scene: Scene, rng: random.Random, bad: float) -> tuple[np.ndarray, Sequence[Visible] | None]:
+    """(36,) codes of the scene's picture and None; or, with probability `bad`, of a bad drawing of it, and what the
+    eye sees there.
+    """
+    if not bad or rng.random() >= bad:
+        return tiles.codes_of(scene), None
+    codes = damaged(scene, rng)
+    return codes, eye.detect(tiles.picture_of(codes))
+
+
+def asked(scene: Scene, seen: Sequence[Visible] | None, rng: random.Random, harder: bool) -> tuple[str, str]:
+    """A question and its answer about what `picture` gave."""
+    while True:
+        found = exchange(scene, rng, harder) if seen is None else verdict(scene, seen, rng)
+        if found is not None:
+            return found
 
 
 def damaged(scene: Scene, rng: random.Random) -> np.ndarray:

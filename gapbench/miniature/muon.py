@@ -17,7 +17,8 @@ class MuonAndAdamW:
     """A step clips the gradient to norm 1, and moves each rate as `schedule`, a factor of the number of steps, says.
 
     matrices: the parameters that are Muon's, of two dimensions or the weights of convolutions, which count as matrices
-    of (out, in x height x width). rates: of Muon, with the update's size that of AdamW, and of AdamW.
+    of (out, in x height x width); none for AdamW alone. rates: of Muon, with the update's size that of AdamW, and of
+    AdamW.
     """
 
     def __init__(
@@ -32,17 +33,17 @@ class MuonAndAdamW:
         self.matrices = list(matrices)
         # Views of the same numbers, because torch's Muon takes two dimensions only.
         self.flat = [Parameter(p.data.view(len(p), -1)) for p in self.matrices]
-        theirs = {id(p) for p in self.matrices}
-        others = [p for p in self.parameters if id(p) not in theirs]
+        known = {id(p) for p in self.matrices}
+        others = [p for p in self.parameters if id(p) not in known]
         groups = [
             {"params": [p for p in others if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in others if p.ndim <= 1], "weight_decay": 0.0},
         ]
         muon, adamw = rates
-        self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(self.flat, lr=muon, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(groups, lr=adamw, betas=(0.9, 0.98)),
-        ]
+        self.optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=adamw, betas=(0.9, 0.98))]
+        if self.flat:
+            theirs = torch.optim.Muon(self.flat, lr=muon, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+            self.optimizers.append(theirs)
         self.schedules = [torch.optim.lr_scheduler.LambdaLR(each, schedule) for each in self.optimizers]
 
     def step(self, loss: torch.Tensor) -> None:

@@ -3,14 +3,15 @@
     python -m gapbench.miniature.train --out weights/show-o-mini            # about two hours on two cores
     python -m gapbench.miniature.train --out weights/show-o-mini --device cuda
 
-Six stages. The image tokenizer (MAGVIT-v2 at 1.9 million parameters) learns the code book of `tiles.py`: its encoder
+Eight stages. The image tokenizer (MAGVIT-v2 at 1.9 million parameters) learns the code book of `tiles.py`: its encoder
 the bits of every code, its decoder the pixels, on random grids, coherent and not. The transformer learns both
 directions at once, as Show-o does: to draw, the masked codes of a picture under its caption (masked token prediction
 with a cosine mask rate); to answer, the text after a question, several questions about a picture sharing one row.
 Drawing comes later than answering, so a third stage goes on with it, and with every fourth batch of questions; counting
 and relations come last of all, so a fourth goes on with harder questions, and with every fourth batch of drawings. The
 fifth shows bad drawings among the pictures: a model that never saw a broken thing takes it for a whole one, and cannot
-judge what it draws. The last goes on with everything.
+judge what it draws. The sixth goes on with everything. By Muon (see muon.py) the seventh then learns to draw what
+belongs together, and the last to answer where things are.
 Everything is drawn from the seed; the transformer sees scenes of the training split alone.
 """
 
@@ -31,6 +32,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gapbench.miniature import eye, lessons, tiles, tokenizer
+from gapbench.miniature.muon import MuonAndAdamW
 from gapbench.miniature.world import SHAPES, scenes
 from gapbench.models.show_o.layout import Layout, question_text, visible_drawing, visible_packed
 from gapbench.models.show_o.magvit import Magvit, MagvitConfig
@@ -178,20 +180,13 @@ class Writer:
         at, target = [], []
         for row in range(count):
             scene = lessons.training_scene(rng)
-            codes, seen = tiles.codes_of(scene), None
-            if damaged and rng.random() < damaged:
-                codes = lessons.damaged(scene, rng)
-                seen = eye.detect(tiles.picture_of(codes))
-            codes = torch.from_numpy(codes)
-            ids[row, :prefix] = layout.picture_prefix(codes[None])[0]
+            codes, seen = lessons.picture(scene, rng, damaged)
+            ids[row, :prefix] = layout.picture_prefix(torch.from_numpy(codes)[None])[0]
             positions[row, :prefix] = torch.arange(prefix)
             segments[row, :prefix] = 0
             start, segment = prefix, 1
             while True:
-                said = lessons.exchange(scene, rng, harder) if seen is None else lessons.verdict(scene, seen, rng)
-                if said is None:
-                    continue
-                question, answer = said
+                question, answer = lessons.asked(scene, seen, rng, harder)
                 asked = [layout.eot, *self.tokens(question_text(question))]
                 said = [*self.tokens(f" {answer}"), layout.eot]
                 end = start + len(asked) + len(said)
@@ -211,7 +206,8 @@ class Writer:
 
 class Course(NamedTuple):
     """Every `draw_every`-th step has 32 drawing rows, every fourth of these dense, every `answer_every`-th 20 answering
-    rows. high: see `Writer.drawing`; harder, damaged: see `Writer.answering`.
+    rows. high: see `Writer.drawing`; harder, damaged: see `Writer.answering`. rate: of AdamW; muon: of Muon for the
+    layers' matrices, where they are not AdamW's too.
     """
 
     name: str
@@ -223,6 +219,7 @@ class Course(NamedTuple):
     damaged: float = 0.0
     rate: float = 1e-3
     warm_up: int = 200
+    muon: float | None = None
 
 
 def new_transformer(text_tokenizer, seed: int) -> tuple[torch.nn.Module, Layout]:
@@ -240,14 +237,13 @@ def train_transformer(
 ) -> None:
     steps = course.steps
     model = model.to(device).train()
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=course.rate, betas=(0.9, 0.98), fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min((step + 1) / course.warm_up, 0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2),
-    )
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and ".layers." in name]
+
+    def rate(step: int) -> float:
+        return min((step + 1) / course.warm_up, 0.02 + 0.98 * (1 + math.cos(math.pi * step / steps)) / 2)
+
+    rates = course.muon or 0.0, course.rate
+    optimizer = MuonAndAdamW(model.parameters(), matrices if course.muon else (), rates, 0.02, rate)
     body = torch.compile(model.model, dynamic=False)
     writer, rng = Writer(text_tokenizer, layout), random.Random(f"{seed}/{course.name}" if course.high else seed)
     log(f"{course.name}: {sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {layout.vocabulary}")
@@ -269,11 +265,7 @@ def train_transformer(
         if step % course.answer_every == 0:
             batches["answer"] = writer.answering(rng, 20, 160, course.harder, course.damaged)
         losses = {name: loss_of(rows) for name, rows in batches.items()}
-        optimizer.zero_grad()
-        sum(losses.values()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        optimizer.step(sum(losses.values()))
         seen += sum(rows.ids.numel() for rows in batches.values())
         for name, loss in losses.items():
             times, mean = means.get(name, (0, 0.0))
@@ -327,13 +319,15 @@ def save_magvit(model: Magvit, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint into")
-    stages = ("all", "magvit", "transformer", "drawing", "asking", "judging", "both")
+    stages = ("all", "magvit", "transformer", "drawing", "asking", "judging", "both", "binding", "relating")
     parser.add_argument("--stage", choices=stages, default="all")
     parser.add_argument("--steps", type=int, default=4000, help="of the transformer, both ways")
     parser.add_argument("--drawing-steps", type=int, default=5000, help="of the transformer, mostly drawing")
     parser.add_argument("--asking-steps", type=int, default=2400, help="of the transformer, mostly answering")
     parser.add_argument("--judging-steps", type=int, default=1600, help="the same, bad drawings among the pictures")
     parser.add_argument("--both-steps", type=int, default=1400, help="the same, and drawing in every step")
+    parser.add_argument("--binding-steps", type=int, default=4500, help="drawing in every step, with Muon")
+    parser.add_argument("--relating-steps", type=int, default=1500, help="mostly answering, with Muon")
     parser.add_argument("--encoder-steps", type=int, default=800)
     parser.add_argument("--decoder-steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
@@ -366,6 +360,8 @@ def main() -> None:
         Course("asking", args.asking_steps, draw_every=4, high=0.5, harder=True, rate=5e-4, warm_up=100),
         Course("judging", args.judging_steps, 4, 1, 0.5, harder=True, damaged=0.4, rate=5e-4, warm_up=100),
         Course("both", args.both_steps, 1, 1, 0.5, harder=True, damaged=0.3, rate=5e-4, warm_up=100),
+        Course("binding", args.binding_steps, 1, 4, 0.5, harder=True, damaged=0.3, rate=5e-4, muon=2e-3),
+        Course("relating", args.relating_steps, 4, 1, 0.5, harder=True, damaged=0.4, rate=5e-4, muon=2e-3),
     )
     for course in courses:
         if args.stage in ("all", course.name):

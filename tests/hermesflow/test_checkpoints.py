@@ -4,11 +4,13 @@ import json
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_janus import write_checkpoint
 
 from gapbench.miniature.picture import render
 from gapbench.miniature.world import scenes
@@ -60,6 +62,17 @@ def test_the_layout_is_the_one_it_came_in(tiny_checkpoint: Path, tmp_path: Path)
     drawn = {"steps": 16, "guidance": 1.75}
     assert new == {**old, "max_seq_length": 128, "sampling": drawn}  # which the old one left to the defaults
     assert [path.name for path in tmp_path.iterdir()] == ["written"]  # nothing left beside it
+
+
+def test_a_written_janus_draws_with_the_guidance_of_its_zoo_row(tmp_path: Path) -> None:
+    model = zoo.load(str(write_checkpoint(tmp_path / "janus")), "cpu")
+    model.defaults = replace(model.defaults, guidance=1.5)  # as a row says; the folder says 4
+    save_model(model, tmp_path / "written")
+    again = zoo.load(str(tmp_path / "written"), "cpu")
+    assert again.settings(Sampling()) == model.settings(Sampling())
+    prompts = [Prompt("a", "a photo of a red circle", 0), Prompt("b", "a photo of two blue squares", 1)]
+    drawn = [list(each.draw_codes(prompts, Sampling())) for each in (model, again)]
+    assert all(torch.equal(*pair) for pair in zip(*drawn, strict=True))
 
 
 def test_nothing_is_written_over_and_what_a_kill_left_is_cleared(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -174,8 +174,18 @@ def test_training_no_longer_helps_where_no_more_is_drawn(drawn: list[float], why
     assert stopped([followed((0.4, 0.3, 0.5), value) for value in drawn], 0.0) == why
 
 
-def test_a_closed_gap_is_told_first() -> None:
-    assert stopped([followed((0.4, 0.3, 0.5)), followed((0.0, -0.1, 0.1))], 0.0).startswith("closed")
+def test_a_closed_gap_is_told_before_drawings_that_no_longer_improve(tmp_path: Path) -> None:
+    items = [[("count", float(number < 10), number < 10)] for number in range(20)]
+    runs_of_it = [run(tmp_path / name, items) for name in "abc"]
+    assert stopped(runs_of_it, 0.0).startswith("closed: the gap is 0.000")
+    assert stopped(runs_of_it, -1.0).startswith("no longer helping: G")
+
+
+def test_a_gap_is_not_closed_by_understanding_less(tmp_path: Path) -> None:
+    before = run(tmp_path / "a", [[("count", 1.0, number < 10)] for number in range(20)])
+    after = run(tmp_path / "b", [[("count", float(number < 10), number < 10)] for number in range(20)])
+    assert stopped([after], 0.0).startswith("closed")
+    assert stopped([before, after], 0.0) == ""
 
 
 def test_runs_of_which_nothing_was_judged(tmp_path: Path) -> None:
