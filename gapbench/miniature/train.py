@@ -1,6 +1,6 @@
 """The recipe of `show-o-mini`: the same Show-o code at 2.9 million parameters, trained on the world's training split.
 
-    python -m gapbench.miniature.train --out weights/show-o-mini            # about two hours on two cores
+    python -m gapbench.miniature.train --out weights/show-o-mini            # about three hours on one core
     python -m gapbench.miniature.train --out weights/show-o-mini --device cuda
 
 Eight stages. The image tokenizer (MAGVIT-v2 at 1.9 million parameters) learns the code book of `tiles.py`: its encoder
@@ -11,7 +11,7 @@ Drawing comes later than answering, so a third stage goes on with it, and with e
 and relations come last of all, so a fourth goes on with harder questions, and with every fourth batch of drawings. The
 fifth shows bad drawings among the pictures: a model that never saw a broken thing takes it for a whole one, and cannot
 judge what it draws. The sixth goes on with everything. By Muon (see muon.py) the seventh then learns to draw what
-belongs together, and the last to answer where things are.
+belongs together, and the last to count and to tell where things are.
 Everything is drawn from the seed; the transformer sees scenes of the training split alone.
 """
 
@@ -326,8 +326,8 @@ def main() -> None:
     parser.add_argument("--asking-steps", type=int, default=2400, help="of the transformer, mostly answering")
     parser.add_argument("--judging-steps", type=int, default=1600, help="the same, bad drawings among the pictures")
     parser.add_argument("--both-steps", type=int, default=1400, help="the same, and drawing in every step")
-    parser.add_argument("--binding-steps", type=int, default=4500, help="drawing in every step, with Muon")
-    parser.add_argument("--relating-steps", type=int, default=1500, help="mostly answering, with Muon")
+    parser.add_argument("--binding-steps", type=int, default=3000, help="drawing in every step, with Muon")
+    parser.add_argument("--relating-steps", type=int, default=1000, help="mostly answering, with Muon")
     parser.add_argument("--encoder-steps", type=int, default=800)
     parser.add_argument("--decoder-steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
