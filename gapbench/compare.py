@@ -227,7 +227,7 @@ def _power(headline: Change) -> list[str]:
     if not seen.error:
         return []
     told = f"{headline.label}: {seen.clusters} clusters show a difference of {detectable(seen):.3f} with power {POWER}"
-    if not headline.significant and seen.value:
+    if not headline.significant and round(seen.value, 3):
         told += f"; one of {abs(seen.value):.3f} needs {needed(seen, seen.value)}"
     return [told]
 

@@ -38,17 +38,18 @@ def train_items(count: int, seed: int = 0) -> list[Homologous]:
     """`count` scenes of the miniature's validation split, each with a caption and questions that cover all it says.
 
     Captions are short, plain and dense in turn, and no two are equal; one that some task of the miniature has drawn is
-    passed over. Scenes are as they come: of fuller ones alone a model learns to draw more than it is asked for.
-    Equal seeds give equal items, and a longer list begins with the shorter.
+    passed over, and so is a scene that the loop follows. Scenes are as they come: of fuller ones alone a model learns
+    to draw more than it is asked for. Equal seeds give equal items, and a longer list begins with the shorter.
     """
     taken = {normal(text) for text in _miniature_prompts()}
+    followed = {h.scene for h in benchmarks.homologous_scenes(split=SPLIT)}
     found: list[Homologous] = []
     for number, scene in enumerate(_scenes(seed)):
         if len(found) == count:
             break
         rng = random.Random(f"hermesflow/{seed}/{number}")
         caption = _caption(scene, FORMS[len(found) % len(FORMS)], rng)
-        if caption is None or normal(caption) in taken:
+        if caption is None or normal(caption) in taken or scene in followed:
             continue
         taken.add(normal(caption))
         name = f"{SPLIT}-{seed}-{number:05d}"

@@ -12,12 +12,13 @@ import pytest
 import torch
 
 from gapbench import tasks
-from gapbench.compare import Comparison, aligned, compare, outcomes, tables, verdict
+from gapbench.compare import Change, Comparison, _power, aligned, compare, outcomes, tables, verdict
 from gapbench.manifest import finish, open_run, request_of
 from gapbench.models import zoo
-from gapbench.records import InputError, Record, Sampling
+from gapbench.records import Estimate, InputError, Record, Sampling
 from gapbench.report import runs
 from gapbench.run import Runner, Shard
+from gapbench.significance import Difference
 from gapbench.tasks.base import Options
 
 NAMES = ("gap-mini", "pope-mini", "geneval-mini")
@@ -148,3 +149,15 @@ def test_outcomes_of_the_gap_are_questions() -> None:
 
 def test_graded_answers_are_neither_right_nor_wrong() -> None:
     assert outcomes([record("a", 0, 1.0), record("b", 0, 0.6)]) == {}
+
+
+def test_a_difference_of_rounding_is_not_said_to_need_clusters() -> None:
+    score = Estimate(0.5, 0.4, 0.6, 9, 9)
+
+    def told(value: float) -> str:
+        seen = Difference(value, value - 0.02, value + 0.02, 1.0, 30, 0.01)
+        (line,) = _power(Change("geneval", "overall", "overall", True, score, score, seen, 1.0))
+        return line
+
+    assert told(1e-16) == "overall: 30 clusters show a difference of 0.029 with power 0.8"
+    assert told(0.01).endswith("with power 0.8; one of 0.010 needs 238")

@@ -17,9 +17,9 @@ from hermesflow.homologous import train_items
 
 
 def test_training_following_and_judging_share_neither_scene_nor_caption() -> None:
-    found = miniature(train_items(60), 0, None, panel=False)
+    found = miniature(train_items(240), 0, None, panel=False)
     followed, judged = list(found.follow.data), list(found.judge[0].data)
-    assert (len(found.items), len(followed), len(judged)) == (60, 100, 150)
+    assert (len(found.items), len(followed), len(judged)) == (240, 100, 150)
     scenes, captions = [], []
     for items in (found.items, followed, judged):
         scenes.append({frozenset(eye.read(item.picture.open()).things) for item in items})

@@ -34,7 +34,7 @@ def test_items_of_the_miniature() -> None:
     assert len({h.id for h in items}) == len({h.caption for h in items}) == len({h.picture.key for h in items}) == 80
     for h in items:
         scene = eye.read(h.picture.open())
-        assert split_of(scene) == "train"
+        assert split_of(scene) == "validation"
         assert captions.truth(captions.read(h.caption), scene) == 1.0
         assert {q.skill for q in h.questions} <= set(SKILLS)
         for q in h.questions:
