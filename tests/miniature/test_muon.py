@@ -28,7 +28,8 @@ def test_rates_follow_the_schedule_and_gradients_are_clipped() -> None:
     optimizer = MuonAndAdamW([weight, bias], [weight], (1e-2, 1e-3), 0.0, lambda step: 1 / (step + 1))
     optimizer.step(1e6 * (weight.sum() + bias.sum()))
     assert torch.sqrt(weight.grad.square().sum() + bias.grad.square().sum()) < 1.001
-    assert [each.param_groups[0]["lr"] for each in optimizer.optimizers] == [5e-3, 5e-4]
+    adamw, muon = (each.param_groups[0]["lr"] for each in optimizer.optimizers)
+    assert (muon, adamw) == (5e-3, 5e-4)
 
 
 def _evenness(matrix: torch.Tensor) -> float:

@@ -35,7 +35,7 @@ def test_rows_of_questions_are_those_that_the_model_makes(model, writer) -> None
     question, answer = lessons.exchange(scene, rng, rng.random() < 0.5)
     (before,), after = asked(words, question)
     said = [*words.tokens(f" {answer}"), words.eos]
-    rows, pixels = writer.answering(random.Random(0), 0.5)
+    rows, pixels = writer.answering(random.Random(0), 0.5, 0.0)
     start = len(before) + model.image_tokens
     first = start + len(after) - 1
     assert rows.ids[0, : len(before)].tolist() == list(before)
@@ -47,7 +47,7 @@ def test_rows_of_questions_are_those_that_the_model_makes(model, writer) -> None
 
 
 def test_a_later_question_sees_the_picture_and_itself_alone(model, writer) -> None:
-    rows, _ = writer.answering(random.Random(0), 0.5)
+    rows, _ = writer.answering(random.Random(0), 0.5, 0.0)
     (start,) = (rows.at[1:] - rows.at[:-1] > 1).nonzero()[:1, 0].tolist()  # where the second answer begins
     at = int(rows.at[start + 1])
     seen = rows.visible[0, 0, at].nonzero()[:, 0].tolist()
