@@ -82,7 +82,7 @@ class Lab:
 
 def judged_gap() -> Gap:
     scenes = miniature.homologous_scenes(JUDGED, "test")
-    return Gap("gap-lab", items_of(scenes), judge("eye", "cpu"), "miniature world 1, test split", Exact(), (0,))
+    return Gap("gap-lab", items_of(scenes), judge("eye", "cpu"), "miniature world 1, test split", Exact(), (0, 1))
 
 
 def averaged(estimates: Sequence[Resampled]) -> Resampled:

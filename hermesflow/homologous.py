@@ -37,8 +37,8 @@ ALWAYS = ("geneval", "geneval-rewritten")  # tasks whose prompts come with the p
 def train_items(count: int, seed: int = 0) -> list[Homologous]:
     """`count` scenes of the miniature's validation split, each with a caption and questions that cover all it says.
 
-    Captions are short, plain and dense in turn, and no two are equal; one that some task of the miniature has drawn is
-    passed over, and so is a scene that the loop follows. Scenes are as they come: of fuller ones alone a model learns
+    Captions are short, plain or dense, and no two are equal, so few are short; one that some task of the miniature has
+    drawn is passed over, and so is a scene that the loop follows. Scenes are as they come: of fuller ones alone a model learns
     to draw more than it is asked for. Equal seeds give equal items, and a longer list begins with the shorter.
     """
     taken = {normal(text) for text in _miniature_prompts()}
@@ -48,7 +48,7 @@ def train_items(count: int, seed: int = 0) -> list[Homologous]:
         if len(found) == count:
             break
         rng = random.Random(f"hermesflow/{seed}/{number}")
-        caption = _caption(scene, FORMS[len(found) % len(FORMS)], rng)
+        caption = _caption(scene, FORMS[number % len(FORMS)], rng)
         if caption is None or normal(caption) in taken or scene in followed:
             continue
         taken.add(normal(caption))

@@ -319,7 +319,7 @@ def save_magvit(model: Magvit, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder to write the checkpoint into")
-    stages = ("all", "magvit", "transformer", "drawing", "asking", "judging", "both", "binding", "relating")
+    stages = ("all", "magvit", "transformer", "drawing", "asking", "judging", "both", "binding", "relating", "refusing")
     parser.add_argument("--stage", choices=stages, default="all")
     parser.add_argument("--steps", type=int, default=4000, help="of the transformer, both ways")
     parser.add_argument("--drawing-steps", type=int, default=5000, help="of the transformer, mostly drawing")
@@ -328,6 +328,7 @@ def main() -> None:
     parser.add_argument("--both-steps", type=int, default=1400, help="the same, and drawing in every step")
     parser.add_argument("--binding-steps", type=int, default=3000, help="drawing in every step, with Muon")
     parser.add_argument("--relating-steps", type=int, default=1000, help="mostly answering, with Muon")
+    parser.add_argument("--refusing-steps", type=int, default=1500, help="the same, more bad drawings")
     parser.add_argument("--encoder-steps", type=int, default=800)
     parser.add_argument("--decoder-steps", type=int, default=2400)
     parser.add_argument("--seed", type=int, default=0)
@@ -362,6 +363,7 @@ def main() -> None:
         Course("both", args.both_steps, 1, 1, 0.5, harder=True, damaged=0.3, rate=5e-4, warm_up=100),
         Course("binding", args.binding_steps, 1, 4, 0.5, harder=True, damaged=0.3, rate=5e-4, muon=2e-3),
         Course("relating", args.relating_steps, 4, 1, 0.5, harder=True, damaged=0.4, rate=5e-4, muon=2e-3),
+        Course("refusing", args.refusing_steps, 2, 1, 0.5, harder=True, damaged=0.5, rate=5e-4, muon=2e-3),
     )
     for course in courses:
         if args.stage in ("all", course.name):

@@ -185,6 +185,17 @@ def test_two_processes_make_the_same_bytes(model, items, whole: Path, tmp_path: 
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("cores", [1, 3])
+def test_any_number_of_cores_makes_the_same_bytes(model, items, whole: Path, tmp_path: Path, cores: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(cores)
+    try:
+        assert curate(model, items, HOW, tmp_path / "made").read_bytes() == whole.read_bytes()
+        assert torch.get_num_threads() == cores
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_what_another_number_of_processes_left_is_gone_on_with(model, items, whole: Path, tmp_path: Path) -> None:
     lines = whole.read_bytes().splitlines(keepends=True)
     about = json.loads((whole.parent / "curation.json").read_text())
