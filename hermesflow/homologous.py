@@ -38,8 +38,8 @@ def train_items(count: int, seed: int = 0) -> list[Homologous]:
     """`count` scenes of the miniature's validation split, each with a caption and questions that cover all it says.
 
     Captions are short, plain or dense, and no two are equal, so few are short; one that some task of the miniature has
-    drawn is passed over, and so is a scene that the loop follows. Scenes are as they come: of fuller ones alone a model learns
-    to draw more than it is asked for. Equal seeds give equal items, and a longer list begins with the shorter.
+    drawn is passed over, and so is a scene that the loop follows. Scenes are as they come: of fuller ones alone a model
+    learns to draw more than it is asked for. Equal seeds give equal items, and a longer list begins with the shorter.
     """
     taken = {normal(text) for text in _miniature_prompts()}
     followed = {h.scene for h in benchmarks.homologous_scenes(split=SPLIT)}
