@@ -3,7 +3,7 @@
     python -m gapbench.miniature.train --out weights/show-o-mini            # about three hours on one core
     python -m gapbench.miniature.train --out weights/show-o-mini --device cuda
 
-Eight stages. The image tokenizer (MAGVIT-v2 at 1.9 million parameters) learns the code book of `tiles.py`: its encoder
+Nine stages. The image tokenizer (MAGVIT-v2 at 1.9 million parameters) learns the code book of `tiles.py`: its encoder
 the bits of every code, its decoder the pixels, on random grids, coherent and not. The transformer learns both
 directions at once, as Show-o does: to draw, the masked codes of a picture under its caption (masked token prediction
 with a cosine mask rate); to answer, the text after a question, several questions about a picture sharing one row.
@@ -11,7 +11,7 @@ Drawing comes later than answering, so a third stage goes on with it, and with e
 and relations come last of all, so a fourth goes on with harder questions, and with every fourth batch of drawings. The
 fifth shows bad drawings among the pictures: a model that never saw a broken thing takes it for a whole one, and cannot
 judge what it draws. The sixth goes on with everything. By Muon (see muon.py) the seventh then learns to draw what
-belongs together, and the last to count and to tell where things are.
+belongs together, the eighth to count and to tell where things are, and the last what is not there.
 Everything is drawn from the seed; the transformer sees scenes of the training split alone.
 """
 
