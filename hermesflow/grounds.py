@@ -22,7 +22,7 @@ from gapbench.tasks.matching import Exact, matching
 from hermesflow.homologous import hold_out, own_items
 
 FOLLOWED = 100  # scenes of the miniature's validation split
-DRAWN = 3  # drawings of each scene that decides: chance in one is as large as what a round of training changes
+DRAWN = 6  # drawings of each scene that decides: chance in three is as large as what a round of training changes
 
 
 @dataclass(frozen=True, slots=True)
