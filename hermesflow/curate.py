@@ -169,13 +169,12 @@ def _made(work: Curator, chunks: Sequence[Sequence[Homologous]]) -> Iterator[lis
 
 
 class _Drawn(NamedTuple):
-    """A drawing of the item at `row` of a chunk."""
+    """A drawing of the item at `row` of a chunk; sampled: what an `ImageCandidate` tells of how it came about."""
 
     row: int
     seed: int
     codes: Tensor
-    steps: tuple[int, ...]
-    nats: tuple[float, ...]
+    sampled: dict[str, tuple[float, ...]]
 
 
 class Curator:
@@ -324,26 +323,23 @@ class Curator:
                     drawing.seed,
                     right,
                     sum(judged) / len(judged),
-                    drawing.steps,
-                    drawing.nats,
+                    **drawing.sampled,
                 )
                 found.setdefault(drawing.row, []).append(candidate)
         return found
 
-    def _traced(
-        self, prompts: Sequence[Prompt]
-    ) -> Iterator[tuple[Tensor, tuple[int, ...], tuple[float, ...]] | Failure]:
+    def _traced(self, prompts: Sequence[Prompt]) -> Iterator[tuple[Tensor, dict[str, tuple[float, ...]]] | Failure]:
         """Codes, and how they were sampled where the model has steps."""
         if not hasattr(self.model, "draw_traced"):
             for codes in self.model.draw_codes(prompts, Sampling()):
-                yield codes if isinstance(codes, Failure) else (codes.cpu(), (), ())
+                yield codes if isinstance(codes, Failure) else (codes.cpu(), {})
             return
         for made in self.model.draw_traced(prompts, Sampling()):
             if isinstance(made, Failure):
                 yield made
-            else:
-                nats = tuple(round(nats, 4) for nats in made.nats.tolist())
-                yield made.codes.cpu(), tuple(made.steps.tolist()), nats
+                continue
+            nats, thresholds = (tuple(round(x, 5) for x in each.tolist()) for each in (made.nats, made.thresholds))
+            yield made.codes.cpu(), {"steps": tuple(made.steps.tolist()), "nats": nats, "thresholds": thresholds}
 
     def too_long(self, caption: str) -> bool:
         """Whether the model would draw its beginning alone, and be judged by an end that it never read."""

@@ -51,7 +51,8 @@ def learner(model: Model, how: Training) -> Learner:
 
         return AutoregressiveLikelihoods(model, CAPTION_QUESTION, model.settings(Sampling()).guidance)
     if how.states:
-        views, guidance = States(how.seed, how.states, how.mask_sets), model.settings(Sampling()).guidance
+        drawn = model.settings(Sampling())
+        views, guidance = States(how.seed, how.states, how.mask_sets, drawn.temperature), drawn.guidance
     else:
         views, guidance = Masks(how.seed, how.masks, how.rates, how.condition_dropout, how.mask_sets), how.guidance
     return Likelihoods(model, views, CAPTION_QUESTION, guidance=guidance)

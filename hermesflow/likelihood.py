@@ -4,8 +4,8 @@ Winner and loser of a pair stand in one row, as two ends of one beginning: of a 
 of a drawing's, the prompt. The ends do not see each other, so this equals a row for each (see `visible_branches`).
 
 A caption's log-likelihood is the sum over the tokens that were sampled, in the format they were sampled in, and over
-the end token if the caption ended by itself. A drawing's is the weighted sum over what its views score (see views.py),
-which are the same for policy and reference.
+the end token if the caption ended by itself. A drawing's is the weighted sum over its views (see views.py), which
+are the same for policy and reference.
 
 Shape suffixes: B pairs, 2 winner and loser, R rows, L positions, K views, N codes of an image, M scored tokens, D
 width.
@@ -27,6 +27,8 @@ from gapbench.models.unified.backbone import Backbone
 from gapbench.records import InputError
 from hermesflow.records import CaptionCandidate, Pair
 from hermesflow.views import Masks, States, Views
+
+RAREST = 10.0  # -log of the least probability of not being kept: a code's threshold is known to bfloat16 alone
 
 # --- Rows -------------------------------------------------------------------------------------------------------------
 
@@ -70,22 +72,55 @@ def drawing_row(
     prompt: Sequence[int],
     images: Sequence[Sequence[int]],
     hidden_2N: Tensor,
-    scored_2N: Tensor,
     full_vocabulary: bool = False,
 ) -> Row:
-    """[t2i] [sot] prompt [eot], then [soi] codes [eoi], some hidden. Those that are scored are predicted.
+    """[t2i] [sot] prompt [eot], then [soi] codes [eoi], some hidden, which are predicted.
 
     full_vocabulary: [soi] and [eoi] are predicted too, as the released code of HermesFlow has it.
     """
     codes_2N = torch.tensor([list(codes) for codes in images])
     ends = layout.image_block(codes_2N.masked_fill(hidden_2N, -1)).tolist()
     targets = []
-    for whole, scored_N in zip(layout.image_block(codes_2N).tolist(), scored_2N, strict=True):
-        scored = [1 + at for at in scored_N.nonzero().flatten().tolist()]
+    for whole, hidden_N in zip(layout.image_block(codes_2N).tolist(), hidden_2N, strict=True):
+        predicted = [1 + at for at in hidden_N.nonzero().flatten().tolist()]
         if full_vocabulary:
-            scored = [0, *scored, len(scored_N) + 1]
-        targets.append([Target(at, whole[at]) for at in scored])
+            predicted = [0, *predicted, len(hidden_N) + 1]
+        targets.append([Target(at, whole[at]) for at in predicted])
     return Row(layout.prompt_block(prompt), tuple(ends), tuple(targets), 0, drawn=True)
+
+
+class Discarded(NamedTuple):
+    """Of all targets: at_M bool, those that were sampled and not kept, whatever their tokens became later; threshold_M
+    and noise_M float32, see `Views`.
+    """
+
+    at_M: Tensor
+    threshold_M: Tensor
+    noise_M: Tensor
+
+    @staticmethod
+    def of(views: Sequence[Views]) -> Discarded | None:
+        """In the order of the targets of the views' rows; None where all is kept."""
+        if all(v.threshold_K2 is None for v in views):
+            return None
+        parts = []
+        for hidden_K2N, scored_K2N, _, *limits in views:
+            by_code = [limit_K2[:, :, None].expand_as(hidden_K2N) for limit_K2 in limits]
+            parts.append([each[hidden_K2N] for each in (~scored_K2N, *by_code)])
+        return Discarded(*map(torch.cat, zip(*parts, strict=True)))
+
+    def log_likelihood(self, logits_MC: Tensor) -> Tensor:
+        """Of those that were discarded, in their order: the log of the probability that a code is sampled and, with
+        Gumbel noise added, is less likely than the threshold.
+
+        Which codes would have been kept is taken as it stands, without gradient: through the last steps' noise, of next
+        to no scale, its variance would have no bound.
+        """
+        at = self.at_M.to(logits_MC.device)
+        threshold_L1, noise_L1 = (limit_M.to(at.device)[at][:, None] for limit_M in (self.threshold_M, self.noise_M))
+        log_LC = logits_MC[at].log_softmax(dim=-1)
+        above_LC = ((log_LC.detach() - threshold_L1) / noise_L1).nan_to_num(torch.inf, torch.inf, -torch.inf)
+        return (log_LC - above_LC.exp().clamp(max=RAREST)).logsumexp(dim=-1)
 
 
 def log_likelihood(
@@ -94,11 +129,13 @@ def log_likelihood(
     columns: slice = slice(None),
     unprompted: Sequence[Row] = (),
     guidance: float = 0.0,
+    discarded: Discarded | None = None,
 ) -> Tensor:
     """(R,2) float32: the sum of the log-probabilities of the winner's and the loser's targets.
 
     columns: the part of the vocabulary that is possible; all targets must be in it. unprompted: with `guidance` g, the
-    same rows without their prompts, and the logits are (1 + g) times the rows' less g times those of these.
+    same rows without their prompts, and the logits are (1 + g) times the rows' less g times those of these. discarded:
+    the targets that count by not having been kept.
     """
     hidden_MD, target_M, counts = _scored(backbone, [*rows, *unprompted])
     logits_MC = backbone.logits(hidden_MD, columns)
@@ -106,6 +143,8 @@ def log_likelihood(
         with_MC, without_MC = logits_MC.chunk(2)
         logits_MC, target_M = (1 + guidance) * with_MC - guidance * without_MC, target_M[: len(with_MC)]
     log_M = -F.cross_entropy(logits_MC, target_M - (columns.start or 0), reduction="none")
+    if discarded is not None:
+        log_M = log_M.masked_scatter(discarded.at_M.to(log_M.device), discarded.log_likelihood(logits_MC))
     return torch.stack([part.sum() for part in log_M.split(counts[: 2 * len(rows)])]).view(len(rows), 2)
 
 
@@ -156,14 +195,15 @@ def image_log_likelihood(
 
     def rows_of(prompts: Sequence[Sequence[int]]) -> list[Row]:
         return [
-            drawing_row(layout, prompt, pair, hidden_2N, scored_2N, full_vocabulary)
+            drawing_row(layout, prompt, pair, hidden_2N, full_vocabulary)
             for prompt, pair, of_pair in zip(prompts, images, views, strict=True)
-            for hidden_2N, scored_2N in zip(of_pair.hidden_K2N, of_pair.scored_K2N, strict=True)
+            for hidden_2N in of_pair.hidden_K2N
         ]
 
     rows, unprompted = rows_of(prompts), rows_of([[]] * len(prompts)) if guidance else []
     codes = slice(layout.image_offset, layout.image_offset + layout.codebook_size)
-    by_row = log_likelihood(backbone, rows, slice(None) if full_vocabulary else codes, unprompted, guidance)
+    columns = slice(None) if full_vocabulary else codes
+    by_row = log_likelihood(backbone, rows, columns, unprompted, guidance, Discarded.of(views))
     by_pair = by_row.split([len(of_pair.weight_K2) for of_pair in views])
     return torch.stack(
         [(rows * v.weight_K2.to(rows.device)).sum(dim=0) for rows, v in zip(by_pair, views, strict=True)]

@@ -41,8 +41,9 @@ class ImageCandidate:
     """A drawing of the item's caption: its codes, its seed, which of the item's questions are answered rightly about it
     (None where that could not be judged), and the share of those.
 
-    steps: of each code, the sampling step that fixed it; nats: of each step, -log p of the codes that it fixed. Both
-    are empty where the sampler has no steps, or where it is not known.
+    steps: of each code, the sampling step that fixed it; nats: of each step, -log p of the codes that it fixed;
+    thresholds: of each step but the last, the least score that it kept. All are empty where the sampler has no steps,
+    or where it is not known.
     """
 
     codes: Codes
@@ -51,6 +52,7 @@ class ImageCandidate:
     score: float
     steps: Codes = ()
     nats: tuple[float, ...] = ()
+    thresholds: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,5 @@ def _caption(row: Mapping[str, Any]) -> CaptionCandidate:
 
 
 def _image(row: Mapping[str, Any]) -> ImageCandidate:
-    steps, nats = _codes(row.get("steps", "")), tuple(row.get("nats", ()))
-    return ImageCandidate(
-        **{**row, "codes": _codes(row["codes"]), "right": tuple(row["right"]), "steps": steps, "nats": nats}
-    )
+    sampled = {"steps": _codes(row.get("steps", "")), **{k: tuple(row.get(k, ())) for k in ("nats", "thresholds")}}
+    return ImageCandidate(**{**row, "codes": _codes(row["codes"]), "right": tuple(row["right"]), **sampled})

@@ -27,7 +27,7 @@ from hermesflow.records import Pair
 if TYPE_CHECKING:
     from gapbench.run import Progress
 
-VERSION = 2
+VERSION = 3
 
 
 class Key(NamedTuple):
@@ -168,7 +168,9 @@ def _caption_key(pair: Pair) -> Key | None:
 def _image_key(pair: Pair, visit: int) -> Key | None:
     if pair.images is None:
         return None
-    drawings = [(image.codes, image.steps, image.nats) for image in (pair.images.win, pair.images.lose)]
+    drawings = [
+        (image.codes, image.steps, image.nats, image.thresholds) for image in (pair.images.win, pair.images.lose)
+    ]
     return Key(pair.id, _digest(pair.caption, drawings), visit)
 
 

@@ -1,10 +1,14 @@
 """What of a pair's drawings is hidden, and what is predicted, at each of the pair's visits.
 
 `Masks` are random, as in Show-o's training (arXiv 2408.12528) and HermesFlow's (arXiv 2502.12148): the hidden codes are
-predicted from the others. `States` are those that sampling itself went through: the codes that a step fixed are
-predicted from those that were fixed before, so that the sum over all steps is the likelihood of the drawing as it was
-drawn. Random masks ask for codes in contexts that the sampler never meets, and preferences learnt there need not help
-where it does.
+predicted from the others. `States` are those that sampling itself went through: what a step fixed is predicted from
+what was fixed before, so that the sum over all steps is the likelihood of the drawing as it was drawn. Random masks ask
+for codes in contexts that the sampler never meets, and preferences learnt there need not help where it does.
+
+A step samples a code at every hidden place and keeps the most confident ones alone. The others tell something too: that
+what was sampled there was less confident than the least that was kept. Without that part, a mean over a model's own
+drawings of the gradient of their log-likelihood is not zero, as it is for every likelihood, but six times as large as
+what winners and losers differ by, and teaches what the sampler selects instead of what is preferred.
 
 Shape suffixes: K views, 2 winner and loser, N codes of an image, T sampling steps.
 """
@@ -18,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gapbench.models.show_o.sampling import noise_scales
 from gapbench.models.unified.sampling import seed_of
 from gapbench.records import InputError
 from hermesflow.records import ImageCandidate, Pair
@@ -28,11 +33,16 @@ FLOOR = 0.25  # of the mean step's nats, added to each step's: all may be visite
 class Views(NamedTuple):
     """hidden_K2N, scored_K2N: bool, what is hidden and what of it is predicted. weight_K2: float32, how much the sum
     over a view's codes counts in the drawing's log-likelihood.
+
+    What is hidden and not predicted was sampled and not kept: its log-probability and noise of the scale noise_K2 came
+    to less than threshold_K2, float32. Both are None where all that is hidden is predicted.
     """
 
     hidden_K2N: Tensor
     scored_K2N: Tensor
     weight_K2: Tensor
+    threshold_K2: Tensor | None = None
+    noise_K2: Tensor | None = None
 
     @staticmethod
     def of_masks(masked_KN: Tensor) -> Views:
@@ -103,12 +113,14 @@ class States:
 
     A step is visited the more often, the more nats its codes took, and counts the less then (importance sampling, one
     draw for all K): on average over visits the log-likelihood is that of all steps. count: K; with as many as there
-    are steps, each is seen once. sets: after so many visits the same states come again; None is never.
+    are steps, each is seen once. sets: after so many visits the same states come again; None is never. temperature: of
+    the sampler's re-masking noise.
     """
 
     seed: int = 0
     count: int = 4
     sets: int | None = None
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if self.count < 1 or (self.sets is not None and self.sets < 1):
@@ -121,7 +133,9 @@ class States:
     def check(self, pair: Pair) -> None:
         """Raises InputError where it is not known how a drawing was sampled."""
         for image in (pair.images.win, pair.images.lose):
-            if len(image.steps) != len(image.codes) or not all(0 <= step < len(image.nats) for step in image.steps):
+            steps = len(image.nats)
+            known = len(image.steps) == len(image.codes) and len(image.thresholds) == steps - 1
+            if not known or not all(0 <= step < steps for step in image.steps):
                 raise InputError(f"pair {pair.id}: does not tell the steps of its drawings; curate anew, or --states 0")
 
     def views(self, pair: Pair, visit: int) -> Views:
@@ -131,8 +145,8 @@ class States:
         ]
         return Views(*(torch.stack(parts, dim=1) for parts in zip(*sides, strict=True)))
 
-    def _side(self, image: ImageCandidate, name: str) -> tuple[Tensor, Tensor, Tensor]:
-        """hidden (K,N), scored (K,N), weight (K,)."""
+    def _side(self, image: ImageCandidate, name: str) -> tuple[Tensor, ...]:
+        """hidden (K,N), scored (K,N), and (K,) each: weight, threshold, noise."""
         fixed_N, nats_T = torch.tensor(image.steps), torch.tensor(image.nats, dtype=torch.float64)
         if self.count >= len(nats_T):
             step_K = torch.arange(len(nats_T))
@@ -144,7 +158,10 @@ class States:
             at_K = (torch.arange(self.count) + torch.rand((), generator=random, dtype=torch.float64)) / self.count
             step_K = torch.searchsorted(share_T.cumsum(dim=0), at_K, right=True).clamp(max=len(nats_T) - 1)
             weight_K = (1 / (self.count * share_T[step_K])).float()
-        return fixed_N >= step_K[:, None], fixed_N == step_K[:, None], weight_K
+        threshold_T = torch.tensor([*image.thresholds, -math.inf])  # the last step keeps all
+        noise_T = torch.tensor(noise_scales(len(nats_T), self.temperature))
+        hidden_KN, scored_KN = fixed_N >= step_K[:, None], fixed_N == step_K[:, None]
+        return hidden_KN, scored_KN, weight_K, threshold_T[step_K], noise_T[step_K]
 
     def without_prompt(self, pair: str, visit: int) -> bool:
         """Never: under guidance the state without its prompt is part of every view."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,13 @@ from torch import Tensor
 from gapbench.models import zoo
 from gapbench.models.show_o import checkpoint
 from gapbench.models.show_o.layout import Layout, question_text, visible_branches, visible_drawing
-from gapbench.models.show_o.model import ShowO
+from gapbench.models.show_o.model import Drawn, ShowO
+from gapbench.models.show_o.sampling import MASKED, MaskGit, SharedNoise, Trace, noise_scales, sample_codes
 from gapbench.models.unified.backbone import Backbone
 from gapbench.records import InputError, Picture, Prompt, Question, Sampling
 from hermesflow.likelihood import (
+    Discarded,
+    Likelihood,
     Likelihoods,
     Row,
     Target,
@@ -139,7 +143,7 @@ def test_each_end_sees_what_its_own_row_would(golden: Path, vectors: dict[str, A
 
         masked = golden_masks(vectors)[number, 0].expand(2, -1)
         images = (p["win_image_codes"], p["lose_image_codes"])
-        row = drawing_row(layout, p["prompt_ids"], images, masked, masked, full_vocabulary=True)
+        row = drawing_row(layout, p["prompt_ids"], images, masked, full_vocabulary=True)
         visible, own = masks_of(row)
         pads = tensors["win_t2i_visible"].shape[1] - len(own)
         assert torch.equal(visible[own][:, own], tensors["win_t2i_visible"][number, pads:, pads:])
@@ -201,33 +205,39 @@ def test_captions_as_inference_scores_them(model: ShowO) -> None:
     assert found.tokens_B2[0].tolist() == [each.tokens for each in wanted]
 
 
-@pytest.mark.parametrize("guidance", [0.0, 1.5])
-def test_drawings_one_row_at_a_time(model: ShowO, guidance: float) -> None:
-    """Full rows under the drawing mask, log-probabilities among image codes at hidden places, mean over the masks; with
-    guidance, of the logits that are drawn from.
-    """
-    one, layout = pair(model, 3), model.layout
-    scored = likelihoods(model)
-    scored.guidance = guidance
-    found = scored.images([one], [2])
-    masked_KN = scored.views.draw(one.id, 2, layout.image_tokens)
+def guided_logits(model: ShowO, text: str, codes: Sequence[int], hidden_N: Tensor, guidance: float) -> Tensor:
+    """(N,C) of a drawing, some of whose codes are hidden."""
+    layout = model.layout
+    ids = torch.where(hidden_N, layout.mask, torch.tensor(codes) + layout.image_offset).tolist()
+    columns = slice(layout.image_offset, layout.image_offset + layout.codebook_size)
 
-    def logits(prompt: list[int], ids: list[int]) -> Tensor:
+    def logits(prompt: list[int]) -> Tensor:
         pads = layout.max_text + 1 - len(layout.prompt_block(prompt))
         row = torch.tensor([layout.drawing_row(prompt, ids)])
         visible = visible_drawing(torch.tensor([pads]), layout.max_text + 1, row.shape[1])
         positions = (torch.arange(row.shape[1]) - pads).clamp(min=0)[None]
         with torch.inference_mode():
             hidden = model.backbone.hidden(row, visible[:, None], positions)[0, layout.max_text + 2 : -1]
-            columns = slice(layout.image_offset, layout.image_offset + layout.codebook_size)
             return model.backbone.logits(hidden, columns)
+
+    return (1 + guidance) * logits(tokens(model, text)) - guidance * logits([])
+
+
+@pytest.mark.parametrize("guidance", [0.0, 1.5])
+def test_drawings_one_row_at_a_time(model: ShowO, guidance: float) -> None:
+    """Full rows under the drawing mask, log-probabilities among image codes at hidden places, mean over the masks; with
+    guidance, of the logits that are drawn from.
+    """
+    one = pair(model, 3)
+    scored = likelihoods(model)
+    scored.guidance = guidance
+    found = scored.images([one], [2])
+    masked_KN = scored.views.draw(one.id, 2, model.layout.image_tokens)
 
     for side, image in enumerate((one.images.win, one.images.lose)):
         total = 0.0
         for masked in masked_KN:
-            ids = torch.where(masked, layout.mask, torch.tensor(image.codes) + layout.image_offset).tolist()
-            prompted, bare = logits(tokens(model, one.caption), ids), logits([], ids)
-            logs = ((1 + guidance) * prompted - guidance * bare).log_softmax(dim=-1)
+            logs = guided_logits(model, one.caption, image.codes, masked, guidance).log_softmax(dim=-1)
             total += sum(logs[at, image.codes[at]].item() for at in masked.nonzero().flatten().tolist())
         assert found.log_B2[0, side].item() == pytest.approx(total / len(masked_KN), rel=1e-5)
     assert found.tokens_B2[0].tolist() == pytest.approx([masked_KN.sum().item() / len(masked_KN)] * 2)
@@ -238,28 +248,92 @@ def drawn(model: ShowO, number: int) -> Pair:
     one = pair(model, number)
     made = model.draw_traced([Prompt("", one.caption, seed) for seed in (1, 2)], Sampling())
     images = [
-        ImageCandidate(tuple(m.codes.tolist()), 0, (True,), 0.5, tuple(m.steps.tolist()), tuple(m.nats.tolist()))
-        for m in made
+        ImageCandidate(m.codes, 0, (True,), 0.5, m.steps, m.nats, m.thresholds)
+        for m in (Drawn(*(tuple(part.tolist()) for part in each)) for each in made)
     ]
     return replace(one, images=Preference(*images))
 
 
-def test_a_drawing_is_as_likely_as_it_was_drawn(model: ShowO) -> None:
-    """Over all states, guided: the sum of what each step took, as the sampler itself noted it."""
-    steps, guidance = model.settings(Sampling()).steps, model.settings(Sampling()).guidance
-    scored = Likelihoods(model, States(count=steps), QUESTION, guidance=guidance)
+def with_thresholds(one: Pair, threshold: float) -> Pair:
+    sides = (one.images.win, one.images.lose)
+    return replace(
+        one, images=Preference(*(replace(each, thresholds=(threshold,) * len(each.thresholds)) for each in sides))
+    )
+
+
+def of_states(model: ShowO, pairs: list[Pair], visits: list[int], **how: Any) -> Likelihood:
+    sampled = model.settings(Sampling())
+    states = States(temperature=sampled.temperature, **{"count": sampled.steps, **how})
+    return Likelihoods(model, states, QUESTION, guidance=sampled.guidance).images(pairs, visits)
+
+
+def test_what_was_kept_is_as_likely_as_it_was_drawn(model: ShowO) -> None:
+    """Over all states, guided, and as though nothing could have been discarded: the sum of what each step took, as the
+    sampler itself noted it.
+    """
     pairs = [drawn(model, number) for number in range(3)]
-    found = scored.images(pairs, [0, 1, 2])
+    found = of_states(model, [with_thresholds(one, math.inf) for one in pairs], [0, 1, 2])
     for of_pair, one in zip(found.log_B2.tolist(), pairs, strict=True):
         assert of_pair == pytest.approx([-sum(one.images.win.nats), -sum(one.images.lose.nats)], rel=1e-4)
     assert found.tokens_B2.tolist() == [[model.layout.image_tokens] * 2] * 3
 
 
+def test_what_was_discarded_counts_by_that(model: ShowO) -> None:
+    """The chance that a code is sampled there and does not come up to what was kept, a state and a place at a time."""
+    one = drawn(model, 1)
+    sampled = model.settings(Sampling())
+    noise_T = noise_scales(sampled.steps, sampled.temperature)
+    wanted = []
+    for image in (one.images.win, one.images.lose):
+        total, discarded = 0.0, 0
+        for step, threshold in enumerate((*image.thresholds, -math.inf)):
+            hidden = torch.tensor(image.steps) >= step
+            logs = guided_logits(model, one.caption, image.codes, hidden, sampled.guidance).double().log_softmax(dim=-1)
+            for at in hidden.nonzero().flatten().tolist():
+                if image.steps[at] == step:
+                    total += logs[at, image.codes[at]].item()
+                else:
+                    kept = [1 - math.exp(-math.exp((p - threshold) / noise_T[step])) for p in logs[at].tolist()]
+                    total += math.log(sum(math.exp(p) * (1 - k) for p, k in zip(logs[at].tolist(), kept, strict=True)))
+                    discarded += 1
+        assert discarded > len(image.codes)
+        wanted.append(total)
+    found = of_states(model, [one], [0]).log_B2[0].tolist()
+    assert found == pytest.approx(wanted, rel=1e-4)
+    assert max(found) < -max(map(sum, (one.images.win.nats, one.images.lose.nats)))
+
+
+def test_the_gradient_of_what_a_model_draws_is_zero_on_average() -> None:
+    """As it is for every likelihood, of a table of logits that does not look at what is known; the codes that were kept
+    do not have it by themselves.
+    """
+    count, steps, random = 40_000, 4, torch.Generator().manual_seed(0)
+    table_NC = (1.5 * torch.randn((6, 5), generator=random)).requires_grad_()
+    free_BN = torch.full((count, 6), MASKED)
+    trace = Trace.of(free_BN, steps)
+
+    def logits(codes_BN: Tensor, masked_BN: Tensor) -> Tensor:
+        return table_NC.detach().expand(count, -1, -1)[masked_BN]
+
+    codes_BN = sample_codes(logits, free_BN, MaskGit(steps, 0.0, 1.0), SharedNoise(random), trace)
+    limits_T = zip(noise_scales(steps, 1.0), [*trace.threshold_BT.T, torch.full((count,), -math.inf)], strict=True)
+    kept, discarded = torch.zeros(()), torch.zeros(())
+    for step, (noise, threshold_B) in enumerate(limits_T):
+        log_BNC = table_NC.log_softmax(dim=-1).expand(count, -1, -1)
+        kept = kept + log_BNC.gather(2, codes_BN[..., None])[..., 0][trace.step_BN == step].sum() / count
+        later_BN = trace.step_BN > step
+        threshold_M = threshold_B[:, None].expand(-1, 6)[later_BN]
+        everything = Discarded(torch.ones_like(threshold_M, dtype=torch.bool), threshold_M, threshold_M * 0 + noise)
+        discarded = discarded + everything.log_likelihood(log_BNC[later_BN]).sum() / count
+    biased, rest = (torch.autograd.grad(each, table_NC, retain_graph=True)[0] for each in (kept, discarded))
+    assert biased.norm() > 0.5
+    assert (biased + rest).norm() < 0.05
+
+
 def test_few_states_are_right_on_average(model: ShowO) -> None:
     one = drawn(model, 0)
-    scored = Likelihoods(model, States(count=2), QUESTION, guidance=model.settings(Sampling()).guidance)
-    found = scored.images([one] * 400, range(400)).log_B2
-    wanted = torch.tensor([-sum(one.images.win.nats), -sum(one.images.lose.nats)])
+    found = of_states(model, [one] * 400, list(range(400)), count=2).log_B2
+    wanted = of_states(model, [one], [0]).log_B2[0]
     error = found.std(dim=0) / 400**0.5
     assert ((found.mean(dim=0) - wanted).abs() < 4 * error).all()
     assert (error < wanted.abs() * 0.05).all()
@@ -404,7 +478,7 @@ def test_a_caption_that_ends_at_once_counts_its_end(model: ShowO) -> None:
 
 def test_a_target_outside_the_columns_is_not_passed_over(model: ShowO) -> None:
     everywhere = torch.ones(2, 9, dtype=torch.bool)
-    row = drawing_row(model.layout, [5], (list(range(9)), list(range(9))), everywhere, everywhere, full_vocabulary=True)
+    row = drawing_row(model.layout, [5], (list(range(9)), list(range(9))), everywhere, full_vocabulary=True)
     codes = slice(model.layout.image_offset, model.layout.mask)
     with pytest.raises(IndexError):
         log_likelihood(model.backbone, [row], codes)

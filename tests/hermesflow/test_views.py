@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -69,7 +70,8 @@ def test_masks_that_cannot_be(wrong: dict[str, Any]) -> None:
 
 def drawn(steps: tuple[int, ...], nats: tuple[float, ...], other: tuple[int, ...] | None = None) -> Pair:
     def image(steps: tuple[int, ...]) -> ImageCandidate:
-        return ImageCandidate(tuple(range(len(steps))), 0, (True,), 1.0, steps, nats)
+        thresholds = tuple(-float(step) for step in range(1, len(nats)))
+        return ImageCandidate(tuple(range(len(steps))), 0, (True,), 1.0, steps, nats, thresholds)
 
     return Pair("a", "a", "a caption", (), (), None, Preference(image(steps), image(other or steps)))
 
@@ -80,6 +82,8 @@ def test_all_states_are_the_whole_drawing_once() -> None:
     assert views.scored_K2N[1].tolist() == [[False, False, True, True], [False, True, False, False]]
     assert views.hidden_K2N[1].tolist() == [[False, True, True, True], [True, True, False, False]]
     assert views.weight_K2.tolist() == [[1.0, 1.0]] * 3
+    assert views.threshold_K2.tolist() == [[-1.0] * 2, [-2.0] * 2, [-math.inf] * 2]
+    assert views.noise_K2[:, 0].tolist() == pytest.approx([2 / 3, 2 / 9, 0])
     assert views.tokens == [4.0, 4.0]
 
 
@@ -118,9 +122,11 @@ def test_a_step_of_many_nats_is_visited_more_often() -> None:
     assert first == pytest.approx(6.25 / 7.5, abs=0.06)
 
 
-@pytest.mark.parametrize("steps", [(), (0, 1), (0, 1, 3)])
-def test_steps_that_do_not_fit_the_codes(steps: tuple[int, ...]) -> None:
-    image = ImageCandidate((1, 2, 3), 0, (True,), 1.0, steps, (0.1, 0.2, 0.3))
+@pytest.mark.parametrize(
+    ("steps", "thresholds"), [((), (-1.0, -2.0)), ((0, 1), (-1.0, -2.0)), ((0, 1, 3), (-1.0, -2.0)), ((0, 1, 2), ())]
+)
+def test_steps_that_do_not_fit_the_codes(steps: tuple[int, ...], thresholds: tuple[float, ...]) -> None:
+    image = ImageCandidate((1, 2, 3), 0, (True,), 1.0, steps, (0.1, 0.2, 0.3), thresholds)
     pair = Pair("a", "a", "a caption", (), (), None, Preference(image, image))
     with pytest.raises(InputError, match="pair a: does not tell the steps of its drawings"):
         States().check(pair)

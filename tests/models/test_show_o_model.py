@@ -229,7 +229,7 @@ def test_a_known_position_is_never_masked_again() -> None:
         return torch.randn((int(masked.sum()), 8), generator=generator)
 
     free = torch.full((3, 20), -1)
-    trace = Trace.of(free)
+    trace = Trace.of(free, 9)
     final = sample_codes(logits, free, MaskGit(9, 0.0, 4.5), SharedNoise(generator), trace)
     for step, (before, after) in enumerate(zip(seen, [*seen[1:], final], strict=True)):
         assert torch.equal(trace.step_BN == step, (before < 0) & (after >= 0))

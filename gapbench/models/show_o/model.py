@@ -47,11 +47,14 @@ CODES_REMEMBERED = 50_000  # pictures; 8 KB each at 1,024 codes
 
 
 class Drawn(NamedTuple):
-    """Codes (N,) int64, the step that fixed each (N,) int64, and of each step -log p of what it fixed (T,) float32."""
+    """Codes (N,) int64, the step that fixed each (N,) int64, of each step -log p of what it fixed (T,) float32, and of
+    each but the last the least score that it kept (T-1,) float32.
+    """
 
     codes: Tensor
     steps: Tensor
     nats: Tensor
+    thresholds: Tensor
 
 
 class ShowO(Answerer):
@@ -132,9 +135,9 @@ class ShowO(Answerer):
         seeds = [seed_of(prompt.text, prompt.seed) for prompt in prompts]
         noise = ItemNoise(seeds, settings.steps, self.layout.image_tokens, self.backbone.device)
         free_BN = torch.full((len(texts), self.layout.image_tokens), MASKED, device=self.backbone.device)
-        trace = Trace.of(free_BN)
+        trace = Trace.of(free_BN, settings.steps)
         codes_BN = draw_codes(self.backbone, self.layout, texts, settings, noise, free_BN, trace)
-        parts = (codes_BN, trace.step_BN, trace.nats(settings.steps))
+        parts = (codes_BN, trace.step_BN, trace.nats(settings.steps), trace.threshold_BT)
         return [Drawn(*of_one) for of_one in zip(*parts, strict=True)]
 
     # --- answering ---------------------------------------------------------------------------------------------------

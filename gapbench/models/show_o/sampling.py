@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 from typing import Protocol
 
 import torch
@@ -94,19 +96,28 @@ def remask_count(step: int, steps: int, image_tokens: int) -> int:
     return int((image_tokens * torch.cos(r * math.pi * 0.5)).floor())
 
 
+def noise_scales(steps: int, temperature: float) -> list[float]:
+    """Of the re-masking noise after each step; 0 after the last."""
+    factors = (1 - (step + 1) / steps for step in range(steps))
+    return list(accumulate(factors, mul, initial=temperature))[1:]
+
+
 @dataclass(slots=True)
 class Trace:
-    """How a batch was sampled: the step that fixed each code (B,N) int64, -1 where it was known before, and the log of
-    its probability then (B,N) float32, in nats.
+    """How a batch was sampled: the step that fixed each code (B,N) int64, -1 where it was known before, the log of its
+    probability then (B,N) float32, in nats, and the least score that each step but the last kept (B,T-1) float32.
     """
 
     step_BN: Tensor
     log_BN: Tensor
+    threshold_BT: Tensor
 
     @staticmethod
-    def of(codes_BN: Tensor) -> Trace:
+    def of(codes_BN: Tensor, steps: int) -> Trace:
         """Nothing sampled yet."""
-        return Trace(torch.full_like(codes_BN, -1), torch.zeros(codes_BN.shape, device=codes_BN.device))
+        at = codes_BN.device
+        zeros = torch.zeros(codes_BN.shape, device=at)
+        return Trace(torch.full_like(codes_BN, -1), zeros, torch.zeros((len(codes_BN), steps - 1), device=at))
 
     def nats(self, steps: int) -> Tensor:
         """(B,T) float32: -log p of the codes that each step fixed."""
@@ -128,16 +139,14 @@ def sample_codes(
     Returns (B,N) int64: the full sample of the last step.
     """
     known = torch.finfo(torch.float32).max
-    tau = settings.temperature
     image_tokens = codes_BN.shape[1]
-    for step in range(settings.steps):
+    for step, tau in enumerate(noise_scales(settings.steps, settings.temperature)):
         masked_BN = codes_BN == MASKED
         probs_MC = logits(codes_BN, masked_BN).softmax(dim=-1)
         codes_M = noise.codes(step, probs_MC, masked_BN)
         uniform_BN = noise.uniforms(step, masked_BN)
         codes_BN = codes_BN.masked_scatter(masked_BN, codes_M)
 
-        tau *= 1 - (step + 1) / settings.steps
         gumbel_BN = -torch.log((-torch.log(uniform_BN.clamp(min=1e-20))).clamp(min=1e-20))
         confidence_BN = torch.full(masked_BN.shape, known, device=codes_BN.device)
         confidence_BN = confidence_BN.masked_scatter(masked_BN, probs_MC.gather(1, codes_M[:, None]).squeeze(1))
@@ -147,6 +156,8 @@ def sample_codes(
         threshold_B1 = score_BN.sort(dim=1).values.gather(1, count_B1.clamp(min=1))
         if step < settings.steps - 1:
             codes_BN = codes_BN.masked_fill(score_BN < threshold_B1, MASKED)
+            if trace is not None:
+                trace.threshold_BT[:, step] = threshold_B1[:, 0]
         if trace is not None:
             fixed_BN = masked_BN & (codes_BN != MASKED)
             trace.step_BN[fixed_BN] = step
