@@ -135,7 +135,7 @@ def log_likelihood(
 
     columns: the part of the vocabulary that is possible; all targets must be in it. unprompted: with `guidance` g, the
     same rows without their prompts, and the logits are (1 + g) times the rows' less g times those of these. discarded:
-    the targets that count by not having been kept.
+    the targets that count by not having been kept; to the gradient alone.
     """
     hidden_MD, target_M, counts = _scored(backbone, [*rows, *unprompted])
     logits_MC = backbone.logits(hidden_MD, columns)
@@ -144,7 +144,9 @@ def log_likelihood(
         logits_MC, target_M = (1 + guidance) * with_MC - guidance * without_MC, target_M[: len(with_MC)]
     log_M = -F.cross_entropy(logits_MC, target_M - (columns.start or 0), reduction="none")
     if discarded is not None:
-        log_M = log_M.masked_scatter(discarded.at_M.to(log_M.device), discarded.log_likelihood(logits_MC))
+        # By its gradient alone: the value jumps where a code's likelihood passes a threshold, and would drown margins.
+        log_L = discarded.log_likelihood(logits_MC)
+        log_M = log_M.masked_scatter(discarded.at_M.to(log_M.device), log_L - log_L.detach())
     return torch.stack([part.sum() for part in log_M.split(counts[: 2 * len(rows)])]).view(len(rows), 2)
 
 

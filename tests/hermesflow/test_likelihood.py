@@ -22,6 +22,7 @@ from gapbench.models.show_o.model import Drawn, ShowO
 from gapbench.models.show_o.sampling import MASKED, MaskGit, SharedNoise, Trace, noise_scales, sample_codes
 from gapbench.models.unified.backbone import Backbone
 from gapbench.records import InputError, Picture, Prompt, Question, Sampling
+from hermesflow.learners import copied
 from hermesflow.likelihood import (
     Discarded,
     Likelihood,
@@ -216,9 +217,8 @@ def guided_logits(model: ShowO, text: str, codes: Sequence[int], hidden_N: Tenso
         row = torch.tensor([layout.drawing_row(prompt, ids)])
         visible = visible_drawing(torch.tensor([pads]), layout.max_text + 1, row.shape[1])
         positions = (torch.arange(row.shape[1]) - pads).clamp(min=0)[None]
-        with torch.inference_mode():
-            hidden = model.backbone.hidden(row, visible[:, None], positions)[0, layout.max_text + 2 : -1]
-            return model.backbone.logits(hidden, columns)
+        hidden = model.backbone.hidden(row, visible[:, None], positions)[0, layout.max_text + 2 : -1]
+        return model.backbone.logits(hidden, columns)
 
     return (1 + guidance) * logits(tokens(model, text)) - guidance * logits([])
 
@@ -254,53 +254,46 @@ def drawn(model: ShowO, number: int) -> Pair:
     return replace(one, images=Preference(*images))
 
 
-def with_thresholds(one: Pair, threshold: float) -> Pair:
-    sides = (one.images.win, one.images.lose)
-    return replace(
-        one, images=Preference(*(replace(each, thresholds=(threshold,) * len(each.thresholds)) for each in sides))
-    )
-
-
 def of_states(model: ShowO, pairs: list[Pair], visits: list[int], **how: Any) -> Likelihood:
     sampled = model.settings(Sampling())
     states = States(temperature=sampled.temperature, **{"count": sampled.steps, **how})
     return Likelihoods(model, states, QUESTION, guidance=sampled.guidance).images(pairs, visits)
 
 
-def test_what_was_kept_is_as_likely_as_it_was_drawn(model: ShowO) -> None:
-    """Over all states, guided, and as though nothing could have been discarded: the sum of what each step took, as the
-    sampler itself noted it.
-    """
+def test_a_drawing_is_as_likely_as_it_was_drawn(model: ShowO) -> None:
+    """Over all states, guided: the sum of what each step took, as the sampler itself noted it."""
     pairs = [drawn(model, number) for number in range(3)]
-    found = of_states(model, [with_thresholds(one, math.inf) for one in pairs], [0, 1, 2])
+    found = of_states(model, pairs, [0, 1, 2])
     for of_pair, one in zip(found.log_B2.tolist(), pairs, strict=True):
         assert of_pair == pytest.approx([-sum(one.images.win.nats), -sum(one.images.lose.nats)], rel=1e-4)
     assert found.tokens_B2.tolist() == [[model.layout.image_tokens] * 2] * 3
 
 
-def test_what_was_discarded_counts_by_that(model: ShowO) -> None:
-    """The chance that a code is sampled there and does not come up to what was kept, a state and a place at a time."""
-    one = drawn(model, 1)
-    sampled = model.settings(Sampling())
+def test_the_gradient_knows_what_was_discarded(model: ShowO) -> None:
+    """That of the chance that a code is sampled there and does not come up to what was kept, a state and a place at a
+    time.
+    """
+    one, sampled = drawn(model, 1), model.settings(Sampling())
     noise_T = noise_scales(sampled.steps, sampled.temperature)
+    trained = copied(model)
+    weight = trained.network.lm_head.weight
     wanted = []
     for image in (one.images.win, one.images.lose):
-        total, discarded = 0.0, 0
+        kept, discarded = [], []
         for step, threshold in enumerate((*image.thresholds, -math.inf)):
             hidden = torch.tensor(image.steps) >= step
-            logs = guided_logits(model, one.caption, image.codes, hidden, sampled.guidance).double().log_softmax(dim=-1)
+            logs = guided_logits(trained, one.caption, image.codes, hidden, sampled.guidance).log_softmax(dim=-1)
             for at in hidden.nonzero().flatten().tolist():
                 if image.steps[at] == step:
-                    total += logs[at, image.codes[at]].item()
-                else:
-                    kept = [1 - math.exp(-math.exp((p - threshold) / noise_T[step])) for p in logs[at].tolist()]
-                    total += math.log(sum(math.exp(p) * (1 - k) for p, k in zip(logs[at].tolist(), kept, strict=True)))
-                    discarded += 1
-        assert discarded > len(image.codes)
-        wanted.append(total)
-    found = of_states(model, [one], [0]).log_B2[0].tolist()
-    assert found == pytest.approx(wanted, rel=1e-4)
-    assert max(found) < -max(map(sum, (one.images.win.nats, one.images.lose.nats)))
+                    kept.append(logs[at, image.codes[at]])
+                    continue
+                below = [math.exp(-math.exp((p - threshold) / noise_T[step])) for p in logs[at].tolist()]
+                discarded.append(torch.log((logs[at].exp() * torch.tensor(below)).sum()))
+        assert len(discarded) > len(kept)
+        wanted.append(torch.autograd.grad(sum(kept) + sum(discarded), weight)[0])
+    found_2 = of_states(trained, [one], [0]).log_B2[0]
+    for side, gradient in enumerate(wanted):
+        torch.testing.assert_close(torch.autograd.grad(found_2[side], weight, retain_graph=True)[0], gradient)
 
 
 def test_the_gradient_of_what_a_model_draws_is_zero_on_average() -> None:
@@ -333,7 +326,7 @@ def test_the_gradient_of_what_a_model_draws_is_zero_on_average() -> None:
 def test_few_states_are_right_on_average(model: ShowO) -> None:
     one = drawn(model, 0)
     found = of_states(model, [one] * 400, list(range(400)), count=2).log_B2
-    wanted = of_states(model, [one], [0]).log_B2[0]
+    wanted = torch.tensor([-sum(one.images.win.nats), -sum(one.images.lose.nats)])
     error = found.std(dim=0) / 400**0.5
     assert ((found.mean(dim=0) - wanted).abs() < 4 * error).all()
     assert (error < wanted.abs() * 0.05).all()
